@@ -1,0 +1,1 @@
+"""Reads the ledger and derives: standings, curves, reports. Writes nothing to it."""

@@ -1,0 +1,239 @@
+"""The run box, first version: where untrusted train.py runs; DESIGN.md section 6.1.
+
+What is covered: its own session and process tree (killed whole, orphans included, on Linux), CPU,
+wall, memory, file-size and process limits enforced from outside, a scrubbed environment, a fresh
+scratch folder that is deleted afterwards, one device visible.
+What is not covered: files and network are NOT hidden, another process of the same user can be seen.
+So every result is stamped `untrusted`; step 5 replaces this file behind the same seam.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from inner_loop.records import CrashCode, Track
+
+LAUNCHER = Path(__file__).with_name("launch.py")
+GIB = 1 << 30
+KEPT_OUTPUT = 16_384  # bytes of the box's output that are kept
+ADDRESS_SLACK_GB = 4.0  # torch maps more than it touches
+CPU_BACKSTOP = 4  # RLIMIT_CPU as a multiple of the budget, should the watch ever fail
+
+
+class Ended(Exception):
+    """The watch killed the box."""
+
+    def __init__(self, code: CrashCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class Usage(NamedTuple):
+    """What the box's process tree has used."""
+
+    cpu_seconds: float
+    memory_gb: float
+
+
+class RunBox:
+    """One process tree in one scratch folder; a context manager that leaves neither behind.
+
+    Args:
+        files: what lies in the scratch folder: train.py, prepare.py, task.json.
+        tokenizer: files the box may read in its METARESEARCH_CACHE, name to source.
+        track: limits, clock and device.
+        seed: what every manual_seed in the box becomes.
+        scratch: parent of the scratch folder.
+        slot: index of the device, and of nothing else.
+        cancelled: polled; true ends the box.
+    """
+
+    def __init__(
+        self,
+        files: Mapping[str, str],
+        tokenizer: Mapping[str, Path],
+        track: Track,
+        *,
+        seed: int,
+        scratch: Path,
+        slot: int,
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self.track, self.cancelled = track, cancelled
+        self.peak_memory_gb = 0.0
+        self._next_check = 0.0
+        self._cpu_deadline = track.limits.startup_seconds if track.clock == "cpu" else float("inf")
+        scratch.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix="box-", dir=scratch))
+        for name, text in files.items():
+            (self.folder / name).write_text(text, encoding="utf-8", newline="")
+        for name in ("tmp", "home", "tokenizer"):
+            (self.folder / name).mkdir()
+        for name, source in tokenizer.items():
+            shutil.copyfile(source, self.folder / "tokenizer" / name)
+        self._log = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  # closed in __exit__
+        self.wire, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.started = time.monotonic()
+        with theirs:
+            self._process = subprocess.Popen(
+                self._command(),
+                cwd=self.folder,
+                env=self._environment(theirs.fileno(), seed, slot),
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        self._tree = psutil.Process(self._process.pid)
+
+    def __enter__(self) -> RunBox:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self.wire.close()
+        self._log.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def allow_cpu_until(self, cpu_seconds: float) -> None:
+        """From now on the tree is killed when its CPU seconds pass this."""
+        self._cpu_deadline = cpu_seconds
+
+    def watch(self) -> None:
+        """Check the limits; cheap to call often.
+
+        Raises:
+            Ended: a limit is passed or the work is cancelled; the tree has been killed.
+        """
+        now = time.monotonic()
+        if now < self._next_check:
+            return
+        self._next_check = now + 0.2
+        used, limits = self.usage(), self.track.limits
+        if used.memory_gb > limits.memory_gb:
+            self._end("oom", f"used {used.memory_gb:.1f} GiB of memory, limit {limits.memory_gb:g}")
+        if used.cpu_seconds > self._cpu_deadline:
+            self._end("timeout", f"killed after {used.cpu_seconds:.1f} CPU seconds")
+        if now - self.started > limits.wall_seconds:
+            self._end("timeout", f"killed after {limits.wall_seconds:g} s of wall time")
+        if self.cancelled():
+            self._end("timeout", "cancelled")
+
+    def usage(self) -> Usage:
+        """CPU seconds and resident memory of the whole tree now."""
+        cpu = memory = 0.0
+        for process in self._members():
+            try:
+                with process.oneshot():
+                    t = process.cpu_times()
+                    cpu += t.user + t.system + t.children_user + t.children_system
+                    memory += process.memory_info().rss / GIB
+            except psutil.Error:
+                continue
+        self.peak_memory_gb = max(self.peak_memory_gb, memory)
+        return Usage(cpu, memory)
+
+    def wait(self, seconds: float) -> int | None:
+        """Exit code once the box has ended, or None after `seconds`; negative for a signal."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            code = self._process.poll()
+            if code is not None:
+                return 128 - code if code > 128 else code
+            time.sleep(0.01)
+            self.watch()
+        return None
+
+    def kill(self) -> None:
+        """End the whole tree, orphans included, and wait until it is gone."""
+        for _ in range(100):  # each death may hand its children to the launcher
+            alive = [p for p in self._members()[1:] if _is_alive(p)]
+            if not alive:
+                break
+            for process in alive:
+                with suppress(psutil.Error):
+                    process.kill()
+            time.sleep(0.005)
+        self._process.kill()
+        self._process.wait()
+
+    def output(self) -> str:
+        """The last `KEPT_OUTPUT` bytes the box printed."""
+        size = os.fstat(self._log.fileno()).st_size
+        start = max(0, size - KEPT_OUTPUT)
+        return os.pread(self._log.fileno(), KEPT_OUTPUT, start).decode("utf-8", "replace")
+
+    def _members(self) -> list[psutil.Process]:
+        try:
+            return [self._tree, *self._tree.children(recursive=True)]
+        except psutil.Error:
+            return []
+
+    def _end(self, code: CrashCode, reason: str) -> None:
+        self.kill()
+        raise Ended(code, reason)
+
+    def _command(self) -> list[str]:
+        limits = json.dumps(self._rlimits())
+        train = [sys.executable, "-s", "-B", "-u", "train.py"]
+        launch = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), limits]
+        return launch + train
+
+    def _rlimits(self) -> dict[str, int]:
+        caps = self.track.limits
+        limits = {"RLIMIT_FSIZE": int(caps.file_mb * (1 << 20)), "RLIMIT_NOFILE": 4096}
+        if self.track.clock == "cpu":
+            budget = caps.startup_seconds + self.track.time_budget
+            limits["RLIMIT_CPU"] = int(CPU_BACKSTOP * budget) + 60
+        if (
+            self.track.device == "cpu" and sys.platform == "linux"
+        ):  # CUDA maps far more than it uses
+            limits["RLIMIT_AS"] = int((caps.memory_gb + ADDRESS_SLACK_GB) * GIB)
+            limits["RLIMIT_NPROC"] = _own_processes() + caps.processes
+        return limits
+
+    def _environment(self, fd: int, seed: int, slot: int) -> dict[str, str]:
+        kept = {n: os.environ[n] for n in ("PATH", "LD_LIBRARY_PATH") if n in os.environ}
+        one_thread = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        return kept | {
+            "HOME": str(self.folder / "home"),
+            "TMPDIR": str(self.folder / "tmp"),
+            "LANG": "C.UTF-8",
+            "PYTHONHASHSEED": "0",
+            "METARESEARCH_FD": str(fd),
+            "METARESEARCH_SEED": str(seed),
+            "METARESEARCH_CACHE": str(self.folder / "tokenizer"),
+            "CUDA_VISIBLE_DEVICES": str(slot) if self.track.device == "cuda" else "",
+            **(dict.fromkeys(one_thread, "1") if self.track.device == "cpu" else {}),
+        }
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def _own_processes() -> int:
+    """Processes and threads of this user now: RLIMIT_NPROC counts all of them, not the box's."""
+    uid, count = os.getuid(), 0
+    for process in psutil.process_iter(["uids", "num_threads"]):
+        uids = process.info["uids"]
+        if uids is not None and uids.real == uid:
+            count += process.info["num_threads"] or 1
+    return count

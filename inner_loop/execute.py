@@ -1,0 +1,200 @@
+"""One job on one slot: run box, then scorer; the same function on every executor.
+
+Owns: the conversation with the box (data release, hand-over, scoring), the budget clock and the
+crash codes. Does not own: limits (`box.py`), arithmetic (`scorer.py`), git or the ledger.
+
+The budget runs from the moment the training data is released, at train.py's first data request, to
+the hand-over in `evaluate_bpb`. The box waits at both points, so the reading is exact.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from inner_loop.box import Ended, RunBox
+from inner_loop.channel import BrokenBox, Channel
+from inner_loop.records import Claims, CrashCode, Measured, Record, Shard, Track
+from inner_loop.scorer import BadLogits, Logits, Rows, bits_per_byte, load_shard
+
+GOODBYE_SECONDS = 5.0  # for train.py to print its summary after the score; then it is killed
+ERROR_CHARS = 2_000
+TOKENIZER_FILES = ("tokenizer.json", "token_bytes.npy")
+
+
+class Job(Record):
+    """One training to measure; JSON-able, so that it can travel to another machine."""
+
+    run_id: str
+    index: int
+    files: dict[str, str]
+    """train.py, prepare.py, task.json by name."""
+    track: Track
+    seed: int
+    shards: tuple[Shard, ...]
+    """What to score; train.py is told the first one's number."""
+    data: str
+    """Name of the prepared corpus under the site's cache."""
+
+
+class Site(NamedTuple):
+    """Where a machine keeps its prepared data and its scratch folders."""
+
+    cache: Path
+    scratch: Path
+
+
+class _Crash(Exception):
+    """Carries the code from where a failure is found to where the row is made."""
+
+    def __init__(self, code: CrashCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+def execute(
+    job: Job, site: Site, slot: int, cancelled: Callable[[], bool] = lambda: False
+) -> Measured:
+    """Train and score; every failure of the box is a crash code, never an exception."""
+    data = site.cache / job.data
+    with RunBox(
+        job.files,
+        {name: data / name for name in TOKENIZER_FILES},
+        job.track,
+        seed=job.seed,
+        scratch=site.scratch,
+        slot=slot,
+        cancelled=cancelled,
+    ) as box:
+        session = _Session(job, data, box)
+        try:
+            session.converse()
+            crash, reason = None, ""
+        except (_Crash, Ended, BadLogits) as end:
+            crash, reason = end.code, str(end)
+        except BrokenBox as end:
+            crash, reason = _why_it_ended(box, str(end))
+        return session.measured(crash, reason)
+
+
+class _Session:
+    """The state of one conversation with a box."""
+
+    def __init__(self, job: Job, data: Path, box: RunBox) -> None:
+        self.job, self.data, self.box = job, data, box
+        self.channel = Channel(box.wire, box.watch)
+        self.clock_seconds = self.startup_seconds = 0.0
+        self.scores: dict[Shard, float] = {}
+
+    def converse(self) -> None:
+        self._expect("data")
+        self._release_data()
+        request = self._expect("evaluate")
+        self._stop_clock()
+        vocab_size = self.job.track.task.vocab_size
+        if request.get("vocab_size") != vocab_size:
+            raise _Crash("bad_logits", f"vocabulary of {request.get('vocab_size')}")
+        for shard in self.job.shards:
+            rows = load_shard(self.data, shard, self.job.track.task)
+            self.scores[shard] = bits_per_byte(rows, self._ask, vocab_size)
+        self.channel.send({"type": "score", "val_bpb": self.scores[self.job.shards[0]]})
+        self.box.wait(GOODBYE_SECONDS)
+
+    def measured(self, crash: CrashCode | None, reason: str) -> Measured:
+        output = self.box.output()
+        return Measured(
+            search_bpb=None if crash else self.scores.get("search"),
+            audit_bpb=None if crash else self.scores.get("audit"),
+            crash=crash,
+            error=_error_text(reason, output) if crash else "",
+            startup_seconds=self.startup_seconds,
+            clock_seconds=self.clock_seconds,
+            wall_seconds=time.monotonic() - self.box.started,
+            memory_gb=self.box.peak_memory_gb,
+            claims=_claims(output),
+        )
+
+    def _expect(self, kind: str) -> dict[str, object]:
+        header = self.channel.receive().header
+        if header.get("type") != kind:
+            raise _Crash("no_result", f"expected a message '{kind}', got {header.get('type')!r}")
+        return header
+
+    def _release_data(self) -> None:
+        track = self.job.track
+        self.startup_seconds = time.monotonic() - self.box.started
+        if track.clock != "cpu" and self.startup_seconds > track.limits.startup_seconds:
+            raise _Crash("timeout", f"{self.startup_seconds:.0f} s before the first data request")
+        self._cpu_at_release = self.box.usage().cpu_seconds
+        if track.clock == "cpu":
+            self.box.allow_cpu_until(self._cpu_at_release + 2 * track.time_budget + 2)
+        fd = os.open(self.data / "train.bin", os.O_RDONLY)
+        try:
+            self._released = time.monotonic()
+            self.channel.send_file({"type": "data"}, fd)
+        finally:
+            os.close(fd)
+
+    def _stop_clock(self) -> None:
+        track = self.job.track
+        wall = time.monotonic() - self._released
+        cpu = self.box.usage().cpu_seconds - self._cpu_at_release
+        self.box.allow_cpu_until(float("inf"))  # scoring is not charged; the wall limit holds
+        self.clock_seconds = wall if track.clock == "wall" else cpu
+        allowed = track.time_budget * (1 + track.limits.overtime_fraction)
+        if track.clock != "steps" and self.clock_seconds > allowed:
+            raise _Crash(
+                "overtime",
+                f"handed over after {self.clock_seconds:.2f} s, allowed {allowed:.2f}",
+            )
+
+    def _ask(self, rows: Rows) -> Logits:
+        payload = rows.astype("<u2").tobytes()
+        self.channel.send({"type": "rows", "shape": rows.shape, "dtype": "uint16"}, payload)
+        header, raw = self.channel.receive()
+        if header.get("type") != "logits" or header.get("dtype") != "float32":
+            raise BadLogits("bad_logits", f"answer of type {header.get('type')!r}")
+        shape = (*rows.shape, self.job.track.task.vocab_size)
+        if header.get("shape") != list(shape) or len(raw) != 4 * int(np.prod(shape)):
+            raise BadLogits("bad_logits", f"logits of shape {header.get('shape')}")
+        return np.frombuffer(raw, dtype="<f4").reshape(shape)
+
+
+def _why_it_ended(box: RunBox, fallback: str) -> tuple[CrashCode, str]:
+    try:
+        code = box.wait(GOODBYE_SECONDS)
+    except Ended as end:
+        return end.code, str(end)
+    output = box.output()
+    if re.search(r"MemoryError|not enough memory|out of memory|bad_alloc|Cannot allocate", output):
+        return "oom", "ran out of memory"
+    if code == -9:
+        return "oom", "killed from outside, most likely for memory"
+    if re.search(r"^FAIL", output, re.MULTILINE):
+        return "nan", "train.py stopped: its loss is not finite or exploded"
+    if re.search(r"^(SyntaxError|IndentationError|TabError)", output, re.MULTILINE):
+        return "syntax", "train.py does not compile"
+    if code == 0:
+        return "no_result", "ended without calling evaluate_bpb"
+    return "exception", fallback if code is None else f"exit code {code}"
+
+
+def _error_text(reason: str, output: str) -> str:
+    tail = "".join(c for c in output[-ERROR_CHARS:] if c.isprintable() or c in "\n\t")
+    return f"{reason}\n{tail}".strip()
+
+
+def _claims(output: str) -> Claims:
+    block = output.rpartition("---\n")[2] if "---\n" in output else ""
+    found = dict(re.findall(r"^(\w+):\s+(-?[\d.]+)\s*$", block, re.MULTILINE))
+    kept = {name: found[name] for name in Claims.model_fields if name in found}
+    try:
+        return Claims.model_validate(kept)
+    except ValueError:
+        return Claims()

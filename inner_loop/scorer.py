@@ -1,0 +1,91 @@
+"""The first scorer: val_bpb from logits, in a process that holds no researcher code.
+
+Owns: the scored rows, the byte table, the batch shape and the softmax. It asks the box for logits
+of rows and does the arithmetic itself, so nothing the box prints or returns as a loss counts.
+Does not own: proof that the logits are honest. The rows contain the answers (each target is the
+next input), so a model that looks ahead is not caught here; step 5's claim and audit closes that.
+
+Bits per byte = sum of -ln p(target) over targets that stand for bytes / (ln 2 * those bytes).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from inner_loop.records import CrashCode, Shard, Task
+
+BATCH_ROWS = 32
+Rows = npt.NDArray[np.uint16]
+Logits = npt.NDArray[np.float32]
+
+
+class BadLogits(Exception):
+    """The box's logits cannot be scored."""
+
+    def __init__(self, code: CrashCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class ScoredShard(NamedTuple):
+    """Inputs (N, T), targets (N, T) and the bytes each target stands for (N, T)."""
+
+    inputs: Rows
+    targets: Rows
+    nbytes: npt.NDArray[np.int64]
+
+
+def load_shard(cache: Path, shard: Shard, task: Task) -> ScoredShard:
+    """The first `scored_tokens` of a shard as rows of `max_seq_len`; targets are shifted by one."""
+    tokens = np.memmap(cache / f"{shard}.bin", dtype="<u2", mode="r")
+    width = task.max_seq_len
+    rows = min(task.scored_tokens, len(tokens) - 1) // width
+    table = np.load(cache / "token_bytes.npy", allow_pickle=False).astype(np.int64)
+    inputs = np.asarray(tokens[: rows * width]).reshape(rows, width)
+    targets = np.asarray(tokens[1 : rows * width + 1]).reshape(rows, width)
+    return ScoredShard(inputs, targets, table[targets])
+
+
+def bits_per_byte(shard: ScoredShard, ask: Callable[[Rows], Logits], vocab_size: int) -> float:
+    """Score a shard, `BATCH_ROWS` rows at a time.
+
+    Args:
+        shard: the rows to score.
+        ask: rows (B, T) to float32 logits (B, T, V) of the model under test.
+        vocab_size: V.
+
+    Raises:
+        BadLogits: wrong shape or not finite.
+    """
+    total_nats = 0.0
+    for part in _batches(shard):
+        logits = ask(part.inputs)
+        if logits.shape != (*part.inputs.shape, vocab_size):
+            raise BadLogits("bad_logits", f"logits of shape {logits.shape}")
+        if not np.isfinite(logits).all():
+            raise BadLogits("nan", "the logits are not finite")
+        nats = token_nats(logits, part.targets)
+        total_nats += float(nats[part.nbytes > 0].sum())
+    return total_nats / (math.log(2) * float(shard.nbytes.sum()))
+
+
+def token_nats(logits: Logits, targets: Rows) -> npt.NDArray[np.float64]:
+    """-ln softmax(logits)[target] for each position; logits (B, T, V), targets (B, T)."""
+    top = logits.max(axis=-1, keepdims=True)
+    log_norm = np.log(np.exp(logits - top).sum(axis=-1, dtype=np.float64))
+    index = targets.astype(np.int64)[..., None]
+    chosen = np.take_along_axis(logits, index, axis=-1)[..., 0]
+    nats: npt.NDArray[np.float64] = log_norm + top[..., 0] - chosen
+    return nats
+
+
+def _batches(shard: ScoredShard) -> Iterator[ScoredShard]:
+    for i in range(0, len(shard.inputs), BATCH_ROWS):
+        rows = slice(i, i + BATCH_ROWS)
+        yield ScoredShard(shard.inputs[rows], shard.targets[rows], shard.nbytes[rows])

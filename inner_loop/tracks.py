@@ -1,0 +1,118 @@
+"""Tasks and tracks from TOML files; DESIGN.md sections 1 and 6.1.
+
+Owns: reading and checking the files, and the task.json that prepare.py reads.
+Does not own: the hardware key and the base commit (filled in by whoever starts a tournament).
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from inner_loop.errors import UserError, unknown
+from inner_loop.records import Record, Task, Track
+
+TASKS = Path(__file__).parent / "tasks"
+TRACKS = Path(__file__).parent / "tracks"
+DEFAULT_TRACK = "tiny-cpu"
+_FILLED_IN = {"name", "hardware", "base_commit"}
+
+R = TypeVar("R", bound=Record)
+
+
+def load_track(name_or_path: str) -> Track:
+    """A shipped track by name, or a track file by path (anything that ends in `.toml`).
+
+    Raises:
+        UserError: unknown name, or one sentence naming file, key and remedy.
+    """
+    path = _find(name_or_path, TRACKS, "track")
+    table = _own_keys(path)
+    task_name = table.get("task")
+    if not isinstance(task_name, str):
+        raise UserError(f"{path}: key 'task' must name a task; add for example task = \"tiny\".")
+    task_path = _find(task_name, TASKS, "task", beside=path)
+    task = checked(Task, {"name": task_path.stem, **_own_keys(task_path)}, task_path)
+    return checked(Track, {**table, "name": path.stem, "task": task}, path)
+
+
+def task_json(track: Track) -> str:
+    """The task.json of a track: the constants prepare.py takes from it, and nothing else."""
+    task = track.task
+    fields = {
+        "name": task.name,
+        "corpus": task.corpus,
+        "vocab_size": task.vocab_size,
+        "max_seq_len": task.max_seq_len,
+        "eval_tokens": task.eval_tokens,
+        "clock": track.clock,
+        "time_budget": track.time_budget,
+    }
+    return json.dumps(fields, indent=2) + "\n"
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dict.
+
+    Raises:
+        UserError: unreadable, not UTF-8 or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Cannot read {path} ({error}); check the path and the file.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}; correct that place.") from error
+
+
+def _own_keys(path: Path) -> dict[str, Any]:
+    table = read_toml(path)
+    for key in _FILLED_IN & set(table):
+        raise UserError(f"{path}: key '{key}' is filled in by metaresearch; remove it.")
+    return table
+
+
+def checked(kind: type[R], values: dict[str, Any], path: Path) -> R:
+    """`values` as a record, or the first thing wrong with them as a sentence.
+
+    Raises:
+        UserError: names the file, the key and the remedy.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        known = sorted(set(_fields_at(kind, first["loc"][:-1])) - _FILLED_IN)
+        raise UserError(f"{path}: {_complaint(dict(first), key, known)}") from error
+
+
+def _complaint(first: dict[str, Any], key: str, known: list[str]) -> str:
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{key}'; remove it or use one of: {', '.join(known)}."
+    if first["type"] == "missing":
+        return f"key '{key}' is missing; add it."
+    problem = first["msg"][0].lower() + first["msg"][1:]
+    return f"key '{key}' is {first['input']!r}: {problem}; correct it."
+
+
+def _fields_at(kind: type[Record], loc: tuple[int | str, ...]) -> list[str]:
+    for part in loc:
+        kind = kind.model_fields[str(part)].annotation  # type: ignore[assignment]
+    return list(kind.model_fields)
+
+
+def _find(name: str, folder: Path, what: str, beside: Path | None = None) -> Path:
+    if name.endswith(".toml"):
+        path = (beside.parent / name) if beside else Path(name)
+        if not path.is_file():
+            raise UserError(f"There is no {what} file {path}; check the path.")
+        return path
+    path = folder / f"{name}.toml"
+    if not path.is_file():
+        raise unknown(what, name, (p.stem for p in folder.glob("*.toml")))
+    return path

@@ -1,0 +1,1 @@
+"""Many runs: tournaments, their schedule, and the command line."""

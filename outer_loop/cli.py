@@ -1,0 +1,242 @@
+"""The command line: one verb each; DESIGN.md section 9.
+
+Owns: arguments, exit codes (0 done, 2 bad input with one sentence, 130 interrupted) and which
+command calls what. Does not own: any work. Heavy imports happen inside the command that needs them,
+so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from inner_loop.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from inner_loop.home import Home
+    from inner_loop.ledger import Ledger
+    from inner_loop.records import Record
+
+app = typer.Typer(
+    name="metaresearch",
+    help="Competing program.md files, run through the same inner loop on the same budget.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Programs = Annotated[
+    list[str] | None,
+    typer.Argument(help="Program folders or files, or names under programs/. Default: all those."),
+]
+TrackName = Annotated[str, typer.Option("--track", help="Track name, or a track file (.toml).")]
+Replicates = Annotated[int, typer.Option(min=1, help="Runs of each program.")]
+Seed = Annotated[int, typer.Option(help="Another seed is another tournament.")]
+Slots = Annotated[
+    int | None, typer.Option(min=1, help="Trainings at a time. Default: one per core or GPU.")
+]
+Experiments = Annotated[
+    int | None, typer.Option(min=0, help="Experiments per run. Default: the track's.")
+]
+ResearcherKind = Annotated[
+    str | None, typer.Option("--researcher", help="Researcher kind. Default: the track's.")
+]
+ModelName = Annotated[str | None, typer.Option("--model", help="What the researcher runs on.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+TournamentId = Annotated[str | None, typer.Option("--tournament", help="Default: the newest.")]
+
+
+@app.command()
+def demo(slots: Slots = None, seed: Seed = 0) -> None:
+    """Watch a whole tournament of the shipped programs, offline, and get its report."""
+    _tournament(None, slots=slots, seed=seed)
+
+
+@app.command()
+def tournament(
+    programs: Programs = None,
+    track: TrackName = "tiny-cpu",
+    replicates: Replicates = 2,
+    experiments: Experiments = None,
+    researcher: ResearcherKind = None,
+    model: ModelName = None,
+    seed: Seed = 0,
+    slots: Slots = None,
+) -> None:
+    """Run programs against each other at equal budget. The same command resumes where it was."""
+    overrides = {"researcher": researcher, "model": model}
+    _tournament(
+        programs,
+        track=track,
+        replicates=replicates,
+        experiments=experiments,
+        overrides=overrides,
+        seed=seed,
+        slots=slots,
+    )
+
+
+@app.command()
+def run(
+    program: Annotated[str, typer.Argument(help="A program's folder, file or shipped name.")],
+    track: TrackName = "tiny-cpu",
+    experiments: Experiments = None,
+    researcher: ResearcherKind = None,
+    model: ModelName = None,
+    seed: Seed = 0,
+    slots: Slots = None,
+) -> None:
+    """Run one program once: a tournament of one entrant and one replicate."""
+    overrides = {"researcher": researcher, "model": model}
+    _tournament(
+        [program],
+        track=track,
+        replicates=1,
+        experiments=experiments,
+        overrides=overrides,
+        seed=seed,
+        slots=slots,
+    )
+
+
+@app.command()
+def leaderboard(tournament: TournamentId = None, as_json: AsJson = False) -> None:
+    """Standings with n, mean gain and interval; programs the data cannot order share a rank."""
+    from analysis.leaderboard import leaderboard as standings
+
+    ledger = _ledger()
+    board = standings(ledger, ledger.tournament(tournament))
+    if as_json:
+        _print_json(board)
+    else:
+        from analysis.terminal import leaderboard_table
+
+        _print(leaderboard_table(board))
+
+
+@app.command()
+def show(
+    run: Annotated[str, typer.Argument(help="A run id, or a part of one that only it has.")],
+    experiment: Annotated[int | None, typer.Option(help="One experiment, with its diff.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """One run with its experiments, or one experiment with its diff, kept or discarded."""
+    from outer_loop.details import experiment_detail, find_run
+
+    home, ledger = _home(), _ledger()
+    found = find_run(ledger, run)
+    if experiment is not None:
+        one = experiment_detail(home, ledger, found, experiment)
+        if as_json:
+            _print_json(one)
+        else:
+            from analysis.terminal import diff_text, experiment_panel
+
+            _print(experiment_panel(one))
+            _print(diff_text(one))
+        return
+    from analysis.curves import run_detail
+
+    whole = run_detail(ledger, found.id)
+    if as_json:
+        _print_json(whole)
+    else:
+        from analysis.leaderboard import leaderboard as standings
+        from analysis.terminal import run_table
+
+        board = standings(ledger, ledger.tournament(found.tournament_id))
+        _print(run_table(whole, board.baseline_sd))
+
+
+@app.command()
+def report(
+    program: Annotated[str | None, typer.Argument(help="Only this program's runs.")] = None,
+    tournament: TournamentId = None,
+    output: Annotated[Path | None, typer.Option(help="Where to write the HTML page.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the tournament's report as one HTML page, and print its tables."""
+    from outer_loop.details import runs_of, write_report
+
+    home, ledger = _home(), _ledger()
+    chosen = ledger.tournament(tournament)
+    run_ids = runs_of(ledger, chosen, program) if program else None
+    if as_json:
+        from analysis.report import report_record
+
+        _print_json(report_record(ledger, chosen, run_ids))
+        return
+    path = write_report(home, ledger, chosen, run_ids, output)
+    from analysis.leaderboard import leaderboard as standings
+    from analysis.terminal import leaderboard_table
+
+    _print(leaderboard_table(standings(ledger, chosen)))
+    typer.echo(f"Report: {path}")
+
+
+def _tournament(
+    programs: list[str] | None,
+    *,
+    track: str = "tiny-cpu",
+    replicates: int = 2,
+    experiments: int | None = None,
+    overrides: dict[str, str | None] | None = None,
+    seed: int = 0,
+    slots: int | None = None,
+) -> None:
+    from outer_loop.drive import drive, prepared_track
+
+    chosen = prepared_track(track, experiments, overrides or {})
+    drive(_home(), programs, chosen, replicates=replicates, seed=seed, slots=slots)
+
+
+def _home() -> Home:
+    import os
+
+    from inner_loop.home import Home
+
+    return Home.from_environment(os.environ)
+
+
+def _ledger() -> Ledger:
+    return _home().ledger(must_exist=True)
+
+
+def _print(renderable: RenderableType) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console().print(renderable, soft_wrap=isinstance(renderable, Text))
+
+
+def _print_json(record: Record) -> None:
+    typer.echo(record.model_dump_json(indent=2))
+
+
+def _fail(sentence: str) -> NoReturn:
+    typer.echo(f"Error: {' '.join(sentence.split())}", err=True)
+    sys.exit(2)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error))
+    except Exception as error:
+        from outer_loop.failures import as_sentence
+
+        sentence = as_sentence(error)
+        if sentence is None:
+            raise
+        _fail(sentence)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""What the reading commands look up beyond one ledger query.
+
+Owns: finding a run by part of its id, an experiment's diff from git, writing the report page.
+Does not own: what a page says (`analysis`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from inner_loop.errors import UserError, unknown
+from inner_loop.home import Home
+from inner_loop.ledger import Ledger
+from inner_loop.records import ExperimentDetail, Run, Tournament
+from inner_loop.repo import Repository
+
+
+def find_run(ledger: Ledger, text: str) -> Run:
+    """The run whose id is `text`, or the only one of the newest tournament that contains it.
+
+    Raises:
+        UserError: none, or several.
+    """
+    for tournament in reversed(ledger.tournaments()):
+        runs = ledger.runs(tournament.id)
+        matches = [r for r in runs if r.id == text] or [r for r in runs if text in r.id]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            names = ", ".join(r.id for r in matches[:8])
+            raise UserError(f"'{text}' fits {len(matches)} runs; name one of them: {names}.")
+    return ledger.run(text)
+
+
+def runs_of(ledger: Ledger, tournament: Tournament, program: str) -> list[str]:
+    """Ids of a program's runs, by the program's name or id.
+
+    Raises:
+        UserError: the program is not in the tournament.
+    """
+    runs = [r for r in ledger.runs(tournament.id) if r.role != "baseline"]
+    found = [r.id for r in runs if program in (r.program_name, r.program_id)]
+    if not found:
+        raise unknown("program", program, (e.name for e in tournament.entrants))
+    return found
+
+
+def experiment_detail(home: Home, ledger: Ledger, run: Run, index: int) -> ExperimentDetail:
+    """One experiment, the move that caused it and its diff.
+
+    Raises:
+        UserError: the run has no such experiment.
+    """
+    found = {e.index: e for e in ledger.experiments(run.id)}
+    if index not in found:
+        raise unknown("experiment", str(index), (str(i) for i in found))
+    experiment = found[index]
+    number = ledger.move_numbers(run.id).get(index)
+    repository = Repository(home.root / "repository.git")
+    try:
+        diff = repository.diff(experiment.parent_commit, experiment.commit)
+    finally:
+        repository.close()
+    return ExperimentDetail(
+        experiment=experiment,
+        move=ledger.moves(run.id)[number - 1] if number else None,
+        diff=diff,
+    )
+
+
+def write_report(
+    home: Home,
+    ledger: Ledger,
+    tournament: Tournament,
+    run_ids: list[str] | None = None,
+    output: Path | None = None,
+) -> Path:
+    """Write the HTML page and return where it is."""
+    from analysis.report import render_report
+
+    path = output or home.tournament(tournament.id) / "report.html"
+    page = render_report(ledger, tournament, run_ids, commands=commands(tournament))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise UserError(f"Cannot write to {path}; give --output another path.") from error
+    return path
+
+
+def commands(tournament: Tournament) -> list[str]:
+    """What to type to run the same tournament again."""
+    track = tournament.track
+    words = ["metaresearch", "tournament", *(e.name for e in tournament.entrants)]
+    words += ["--track", track.name, "--replicates", str(tournament.replicates)]
+    words += ["--experiments", str(track.budget.experiments), "--seed", str(tournament.seed)]
+    words += ["--researcher", track.researcher] + (["--model", track.model] if track.model else [])
+    return [" ".join(words)]

@@ -1,0 +1,165 @@
+"""From a command to a finished tournament: plan, lock, run, standings, report.
+
+Owns: the sequence every spending command shares, and stopping cleanly on Ctrl-C or SIGTERM.
+Does not own: arguments (`cli.py`), the plan (`plan.py`), the order of work (`tournament.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Coroutine, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from inner_loop.errors import unknown
+from inner_loop.home import Home
+from inner_loop.ledger import Ledger
+from inner_loop.records import Tournament, Track
+from inner_loop.repo import Repository
+from inner_loop.researcher import make_researcher
+from inner_loop.tracks import load_track
+from outer_loop.details import write_report
+from outer_loop.plan import (
+    SHIPPED_PROGRAMS,
+    admit,
+    default_slots,
+    make_plan,
+    on_this_machine,
+    shipped_programs,
+    trainings,
+)
+from outer_loop.progress import Reporter
+from outer_loop.tournament import conduct, record_plan
+
+INTERRUPTED = 130
+
+
+def utc_now() -> str:
+    """The time as the ledger writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def prepared_track(
+    name: str, experiments: int | None, overrides: Mapping[str, str | None]
+) -> Track:
+    """A track with a command's overrides: a derived track with its own fingerprint."""
+    track = load_track(name)
+    changes: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
+    if experiments is not None:
+        changes["budget"] = track.budget.model_copy(update={"experiments": experiments})
+    return track.model_copy(update=changes)
+
+
+def drive(
+    home: Home,
+    programs: Sequence[str] | None,
+    track: Track,
+    *,
+    replicates: int,
+    seed: int,
+    slots: int | None,
+) -> None:
+    """Plan a tournament and run it to its end, or resume it; then print standings and report.
+
+    Raises:
+        UserError: anything about the request that cannot work, before anything is spent.
+    """
+    admitted = admit([program_path(p) for p in programs] if programs else shipped_programs())
+    make_researcher(track.researcher, track.model)
+    home.make()
+    with home.driver_lock():
+        repository = Repository(home.root / "repository.git")
+        ledger = home.ledger()
+        here = on_this_machine(track, repository)
+        plan = make_plan(here, admitted, replicates=replicates, seed=seed)
+        record_plan(ledger, plan, admitted, utc_now)
+        _run(home, ledger, repository, plan, slots or default_slots(here))
+        page = write_report(home, ledger, plan)
+        _finish(ledger, plan, page)
+        repository.close()
+        ledger.close()
+
+
+def program_path(text: str) -> Path:
+    """A path as given, or the folder of a shipped program of that name."""
+    path = Path(text)
+    shipped = SHIPPED_PROGRAMS / text
+    if path.exists() or not shipped.is_dir():
+        if not path.exists() and path.name == text and not path.suffix:
+            raise unknown("program", text, (p.name for p in shipped_programs()))
+        return path
+    return shipped
+
+
+def _run(home: Home, ledger: Ledger, repository: Repository, plan: Tournament, slots: int) -> None:
+    console = Console()
+    done, total = _finished_trainings(ledger, plan), trainings(plan)
+    console.print(_announcement(plan, total, done, slots), soft_wrap=True, highlight=False)
+    if all(run.state == "complete" for run in ledger.runs(plan.id)):
+        console.print("Already complete; another --seed starts a fresh one.")
+        return
+    reporter = Reporter(console, plan, total, done)
+    work = conduct(
+        home,
+        ledger,
+        repository,
+        plan,
+        slots=slots,
+        now=utc_now,
+        on_experiment=reporter.experiment,
+    )
+    with reporter.showing():
+        _run_until_stopped(work)
+
+
+def _run_until_stopped(work: Coroutine[Any, Any, None]) -> None:
+    async def main() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+        await work
+
+    try:
+        asyncio.run(main())
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("Stopped. The same command continues where it was.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _finished_trainings(ledger: Ledger, plan: Tournament) -> int:
+    return sum(len(ledger.experiments(run.id)) for run in ledger.runs(plan.id))
+
+
+def _announcement(plan: Tournament, total: int, done: int, slots: int) -> str:
+    track = plan.track
+    unit = {"cpu": "CPU seconds", "wall": "seconds", "steps": "steps"}[track.clock]
+    each = f"{track.budget.experiments} experiments of {track.time_budget:g} {unit}"
+    names = ", ".join(e.name for e in plan.entrants)
+    left = f", {done} already done" if done else ""
+    return (
+        f"Tournament {plan.id} on track {track.name} ({track.fingerprint}): {names}.\n"
+        f"{len(plan.entrants)} programs x {plan.replicates} runs x {each}, with baselines and "
+        f"confirmations {total} trainings{left}, {slots} at a time. "
+        f"Researcher: {researcher_label(track)}."
+    )
+
+
+def researcher_label(track: Track) -> str:
+    """The researcher as every report names it."""
+    if track.researcher == "catalog":
+        return "offline catalogue, no language model"
+    return f"{track.researcher} {track.model or ''}".strip()
+
+
+def _finish(ledger: Ledger, plan: Tournament, page: Path) -> None:
+    from analysis.leaderboard import leaderboard
+    from analysis.terminal import leaderboard_table
+
+    Console().print(leaderboard_table(leaderboard(ledger, plan)))
+    print(f"Report: {page}")
+    print(f"Next: metaresearch show {plan.entrants[0].name}-r0 --experiment 1")

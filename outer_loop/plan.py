@@ -1,0 +1,183 @@
+"""What a tournament will do, fixed before it spends anything.
+
+Owns: admitting programs, the track as it is on this machine, the frozen plan and its runs; the same
+plan gets the same ids, which is how a killed tournament resumes.
+Does not own: running it (`tournament.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from inner_loop.data import base_files
+from inner_loop.errors import UserError
+from inner_loop.home import REPOSITORY
+from inner_loop.program import Card, read_card, read_program
+from inner_loop.records import (
+    Entrant,
+    Program,
+    Run,
+    Submission,
+    Tournament,
+    Track,
+    content_hash,
+    derive_seed,
+)
+from inner_loop.repo import Repository
+
+SHIPPED_PROGRAMS = REPOSITORY / "programs"
+BASELINE_NAME = "baseline"
+
+
+class Admitted(NamedTuple):
+    """A program, its entrant row and what was said about it."""
+
+    program: Program
+    entrant: Entrant
+    submission: Submission
+
+
+def admit(paths: Sequence[Path]) -> list[Admitted]:
+    """Read programs from disk; two equal texts or two equal names are refused.
+
+    Raises:
+        UserError: one sentence about the first that cannot be admitted.
+    """
+    admitted: list[Admitted] = []
+    for path in paths:
+        program, card = read_program(path), read_card(path)
+        for other in admitted:
+            if other.program.id == program.id:
+                raise UserError(
+                    f"{path} has the same text as '{other.entrant.name}'; list it once."
+                )
+            if other.entrant.name == program.name:
+                raise UserError(
+                    f"Two programs are called '{program.name}'; rename the folder {path}."
+                )
+        admitted.append(_admitted(program, card))
+    return admitted
+
+
+def shipped_programs() -> list[Path]:
+    """The folders under `programs/` that hold a program.md."""
+    return sorted(p.parent for p in SHIPPED_PROGRAMS.glob("*/program.md"))
+
+
+def _admitted(program: Program, card: Card) -> Admitted:
+    if program.name == BASELINE_NAME:
+        raise UserError(f"The name '{BASELINE_NAME}' is the harness's; rename the program.")
+    author, name = card.author or "unknown", card.name or program.name
+    submission = Submission(
+        id=f"S-{content_hash([program.id, author, name], length=8)}",
+        program_id=program.id,
+        author=author,
+        name=name,
+        note=card.note,
+    )
+    entrant = Entrant(program_id=program.id, name=program.name, role=card.role)
+    return Admitted(program, entrant, submission)
+
+
+def on_this_machine(track: Track, repository: Repository) -> Track:
+    """The track with its hardware key and base commit filled in.
+
+    Raises:
+        UserError: the track needs a GPU and there is none.
+    """
+    base = repository.commit(base_files(track), "base: train.py, prepare.py, task.json\n")
+    return track.model_copy(update={"hardware": hardware(track), "base_commit": base.sha})
+
+
+def hardware(track: Track) -> str:
+    """The hardware key: device and torch build."""
+    device = gpus()[0] if track.device == "cuda" and gpus() else _cpu()
+    if track.device == "cuda" and not gpus():
+        raise UserError(
+            f"Track '{track.name}' needs an NVIDIA GPU and nvidia-smi finds none; "
+            "use --track tiny-cpu, or run where there is one."
+        )
+    return f"{device}, torch {version('torch')}"
+
+
+def gpus() -> list[str]:
+    """Names of the NVIDIA GPUs of this machine."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    return done.stdout.strip().splitlines() if done.returncode == 0 else []
+
+
+def default_slots(track: Track) -> int:
+    """One slot per GPU, or per core this process may use."""
+    if track.device == "cuda":
+        return max(1, len(gpus()))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return f"{platform.machine()} {platform.processor()}".strip()
+
+
+def make_plan(
+    track: Track, admitted: Sequence[Admitted], *, replicates: int, seed: int
+) -> Tournament:
+    """The frozen plan; its id is the hash of everything in it."""
+    entrants = tuple(a.entrant for a in admitted)
+    parts = [
+        track.fingerprint,
+        [e.model_dump(mode="json") for e in entrants],
+        replicates,
+        seed,
+    ]
+    return Tournament(
+        id=f"T-{content_hash(parts, length=8)}",
+        track=track,
+        entrants=entrants,
+        replicates=replicates,
+        seed=seed,
+    )
+
+
+def planned_runs(tournament: Tournament) -> list[Run]:
+    """All runs of a plan: per block the baselines and one run of each entrant."""
+    runs = []
+    for block in range(tournament.replicates):
+        runs.append(_run(tournament, block, Entrant(program_id="", name="", role="baseline")))
+        runs += [_run(tournament, block, entrant) for entrant in tournament.entrants]
+    return runs
+
+
+def _run(tournament: Tournament, block: int, entrant: Entrant) -> Run:
+    name = entrant.name or BASELINE_NAME
+    run_id = f"{tournament.id}-{name}-r{block}"
+    return Run(
+        id=run_id,
+        tournament_id=tournament.id,
+        program_id=entrant.program_id or None,
+        program_name=name,
+        role=entrant.role,
+        replicate=block,
+        seed=derive_seed(tournament.seed, tournament.track.fingerprint, name, block),
+        branch=f"autoresearch/{run_id}",
+    )
+
+
+def trainings(tournament: Tournament) -> int:
+    """Trainings the plan pays for: baselines, charged experiments and confirmations."""
+    track = tournament.track
+    per_run = track.budget.experiments + track.confirm_seeds
+    return tournament.replicates * (track.baselines + len(tournament.entrants) * per_run)
