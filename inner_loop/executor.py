@@ -43,9 +43,8 @@ class LocalExecutor:
         self._site, self._slots = site, slots
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="slot")
-        self._free: asyncio.Queue[int] = asyncio.Queue()
-        for slot in range(slots):
-            self._free.put_nowait(slot)
+        self._turn = asyncio.Semaphore(slots)  # first come, first served; a Queue is not
+        self._free = list(range(slots))
 
     def capacity(self) -> int:
         """How many jobs run at a time."""
@@ -53,14 +52,15 @@ class LocalExecutor:
 
     async def submit(self, job: Job) -> Measured:
         """Wait for a slot, run the job there, and return what was measured."""
-        slot = await self._free.get()
         loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(
-                self._pool, execute, job, self._site, slot, self._stop.is_set
-            )
-        finally:
-            self._free.put_nowait(slot)
+        async with self._turn:
+            slot = self._free.pop(0)
+            try:
+                return await loop.run_in_executor(
+                    self._pool, execute, job, self._site, slot, self._stop.is_set
+                )
+            finally:
+                self._free.append(slot)
 
     async def close(self) -> None:
         """Kill what is running and end the threads."""

@@ -101,6 +101,16 @@ def _set_pragmas(connection: Any, _record: Any) -> None:
     cursor.close()
 
 
+def _engine(url: str) -> sa.Engine:
+    try:
+        return sa.create_engine(url)
+    except (sa.exc.ArgumentError, ModuleNotFoundError) as error:
+        raise UserError(
+            f"The ledger address cannot be used ({error}); give METARESEARCH_LEDGER an SQLAlchemy "
+            "URL such as postgresql+psycopg://user@host/name and install its driver."
+        ) from error
+
+
 class Ledger:
     """Read and append facts. One writer at a time (the driver); readers any time.
 
@@ -112,8 +122,9 @@ class Ledger:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url
-        self.engine = sa.create_engine(url)
+        self.engine = _engine(url)
+        shown = self.engine.url.render_as_string(hide_password=True)
+        self.name = shown.removeprefix("sqlite:///")
         if self.engine.dialect.name == "sqlite":
             sa.event.listen(self.engine, "connect", _set_pragmas)
         with self._damage_is_a_sentence():
@@ -317,13 +328,13 @@ class Ledger:
                 db.execute(_meta.insert().values(schema_version=SCHEMA_VERSION))
         if version is not None and version != SCHEMA_VERSION:
             raise UserError(
-                f"Ledger {self.url} has schema version {version}, this metaresearch reads "
+                f"Ledger {self.name} has schema version {version}, this metaresearch reads "
                 f"{SCHEMA_VERSION}; use the release that wrote it, or another METARESEARCH_HOME."
             )
 
     def _damaged(self, reason: str) -> UserError:
         return UserError(
-            f"Ledger {self.url.removeprefix('sqlite:///')} is damaged ({reason}); move it away or "
+            f"Ledger {self.name} is damaged ({reason}); move it away or "
             "restore a copy, then run the same command again."
         )
 
@@ -333,8 +344,8 @@ class Ledger:
             yield
         except sa.exc.OperationalError as error:
             raise UserError(
-                f"Ledger {self.url.removeprefix('sqlite:///')} cannot be opened ({error.orig}); "
-                "check the path, its permissions and the free space."
+                f"Ledger {self.name} cannot be opened ({error.orig}); check the address, the "
+                "permissions and the free space."
             ) from error
         except sa.exc.DatabaseError as error:
             raise self._damaged(str(error.orig)) from error

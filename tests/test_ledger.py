@@ -160,3 +160,10 @@ def test_a_home_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="METARESEARCH_HOME"):
         Home(tmp_path / "file" / "home").make()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "warehouse://user:secret@host/x"])
+def test_an_address_that_is_no_database_is_one_sentence(url: str) -> None:
+    with pytest.raises(UserError, match="METARESEARCH_LEDGER") as raised:
+        Ledger(url)
+    assert "secret" not in str(raised.value)
