@@ -44,7 +44,7 @@ UPSTREAM_TASK = {
     "time_budget": 300,
 }
 CLOCKS = ("wall", "cpu", "steps")
-SPECIAL_TOKENS = [f"<|reserved_{i}|>" for i in range(4)]
+SPECIAL_TOKENS = ["<|reserved_0|>", "<|reserved_1|>", "<|reserved_2|>", "<|reserved_3|>"]
 BOS_TOKEN = SPECIAL_TOKENS[0]
 
 
@@ -86,7 +86,7 @@ TASK_FILE = os.path.join(HERE, "task.json")
 TASK = load_task(TASK_FILE) if os.path.exists(TASK_FILE) else UPSTREAM_TASK
 
 # ---------------------------------------------------------------------------
-# Constants (fixed, do not modify)
+# Constants (fixed)
 # ---------------------------------------------------------------------------
 
 MAX_SEQ_LEN = TASK["max_seq_len"]  # context length
@@ -503,7 +503,7 @@ if _seed is not None:
     force_seed(_seed)
 
 # ---------------------------------------------------------------------------
-# Runtime utilities (imported by train.py)
+# What train.py imports
 # ---------------------------------------------------------------------------
 
 _train_tokens = None  # mapped at the first train batch

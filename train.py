@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from prepare import MAX_SEQ_LEN, Tokenizer, evaluate_bpb, make_dataloader, progress
 
 # ---------------------------------------------------------------------------
-# Hyperparameters (edit these directly, no CLI flags needed)
+# Hyperparameters (edit them here; there are no flags)
 # ---------------------------------------------------------------------------
 
 # Model

@@ -12,6 +12,7 @@ equal moves.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections import Counter
 from typing import NamedTuple
@@ -36,11 +37,13 @@ EARLY_NOW, EARLY_PAST, LATE_NOW, LATE_AHEAD = 3.0, 1.0, 2.0, 1 / 3
 
 
 class Option(NamedTuple):
-    """An edit that applies now, is allowed, and gives a train.py not seen in this run."""
+    """An edit that applies to a train.py, and what comes of it."""
 
     edit: CatalogEdit
     blocks: tuple[Edit, ...]
     description: str
+    result: dict[str, str]
+    """The knobs of the train.py it gives."""
 
 
 class Catalog:
@@ -100,18 +103,26 @@ def _rerun(brief: Brief, reading: Reading) -> Move:
 def allowed_options(brief: Brief, reading: Reading) -> list[Option]:
     """Every edit that applies to the tip, that the program permits, and whose result is new."""
     seen = tried_knobs(brief)
+    half = _half(brief)
+    return [
+        option
+        for option in _options(brief.train_py)
+        if option.result not in seen and not _forbidden(option.edit, reading, half)
+    ]
+
+
+@functools.lru_cache(maxsize=32)
+def _options(train_py: str) -> tuple[Option, ...]:
+    """Every edit of the catalogue that applies; kept, since a tip is asked about many times."""
     found = []
     for edit in EDITS:
-        if _forbidden(edit, reading, _half(brief)):
-            continue
-        blocks = tuple(edit.build(brief.train_py) or ())
+        blocks = tuple(edit.build(train_py) or ())
         try:
-            after = apply_edits(brief.train_py, blocks)
+            after = apply_edits(train_py, blocks)
         except CannotApply:
             continue
-        if knobs(after) not in seen:
-            found.append(Option(edit, blocks, describe(brief.train_py, after)))
-    return found
+        found.append(Option(edit, blocks, describe(train_py, after), knobs(after)))
+    return tuple(found)
 
 
 def tried_knobs(brief: Brief) -> list[dict[str, str]]:

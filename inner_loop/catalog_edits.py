@@ -64,6 +64,7 @@ def _value_embeds_everywhere(source: str) -> list[Edit] | None:
 
 
 _EMBED_LR = ("embedding learning rate", "embedding lr", "learning rate of the embeddings")
+_HEAD_LR = ("unembedding learning rate", "head learning rate", "learning rate of the output head")
 _MATRIX_LR = ("matrix learning rate", "muon learning rate", "muon lr", "learning rate of muon")
 _WARMDOWN = ("warmdown", "warm down", "cooldown", "cool down")
 _BETAS = ("beta", "betas", "beta1", "beta2", "adam betas", "adamw betas")
@@ -84,6 +85,20 @@ EDITS: tuple[CatalogEdit, ...] = (
         _EMBED_LR,
         "embedding noise from large steps may be what the matrices cannot follow",
         times("EMBEDDING_LR", 0.5, low=1e-6, high=10),
+    ),
+    CatalogEdit(
+        "UNEMBEDDING_LR up",
+        ("learning-rate",),
+        _HEAD_LR,
+        "the output head starts near zero and has few steps to grow",
+        times("UNEMBEDDING_LR", 2, low=1e-6, high=10),
+    ),
+    CatalogEdit(
+        "UNEMBEDDING_LR down",
+        ("learning-rate",),
+        _HEAD_LR,
+        "a head that moves more slowly gives the layers below a steadier target",
+        times("UNEMBEDDING_LR", 0.5, low=1e-6, high=10),
     ),
     CatalogEdit(
         "MATRIX_LR up",

@@ -22,7 +22,7 @@ from inner_loop.records import Program
 
 _ARCHITECTURE = ("depth", "width", "heads", "activation", "normalisation", "embeddings")
 _HYPERPARAMETERS = ("learning-rate", "schedule", "batch", "regularisation")
-_NO_TOPIC = ("output head", "pay attention", "time budget", "data loader", "dataloader")
+_NO_TOPIC = ("output head", "every layer", "each layer", "per layer", "the layers")
 _CATEGORY_WORDS = {
     "learning-rate": ("learning rate", "learning rates", "lr", "lrs", "step size", "step sizes"),
     "schedule": (
@@ -90,7 +90,7 @@ _ELIDED = re.compile(
     r"(?:(?:any of )?(?:them|it|this|that|these|those|the following)\s*)?[ .:;!?]*"
 )
 _EARLY = _words("first", "start with", "begin with", "early", "prioriti[sz]e", "focus on")
-_LATE = _words("later", "last", "finally", "at the end", "afterwards", "^then", "^after that")
+_LATE = _words("later", "^last", "finally", "at the end", "afterwards", "^then", "^after that")
 _CLAUSE_END = re.compile(
     r"(?<=[.;!?:])\s+|\s+[\u2013\u2014-]+\s+|,?\s+(?:but|however|yet)\s+|,\s+(?:and\s+)?(?=then\b)"
     r"|,?\s+and\s+(?=(?:never|do not|don't|avoid|leave|keep|hold)\b)"

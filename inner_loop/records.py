@@ -105,7 +105,7 @@ class Task(Record):
     name: str
     corpus: str
     """Name of a corpus prepare.py knows, for example `shakespeare`."""
-    vocab_size: int = Field(ge=257, le=65535)
+    vocab_size: int = Field(ge=260, le=65535)
     """Tokens in the vocabulary, special tokens included."""
     max_seq_len: int = Field(ge=8, le=65536)
     """Context length in tokens."""
