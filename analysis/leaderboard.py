@@ -1,8 +1,9 @@
 """Standings of a tournament: mean gains, intervals and ranks that claim no more than the data.
 
 Owns: this version's statistics, a one-way model of the runs' gains with one spread within programs
-(the run is the noisy unit; a gain is measured against its own block's baselines, so block effects
-have cancelled). A mixed model with pedigree and instruction effects will replace it.
+(the run is the noisy unit). A gain is measured against its own block's baselines; what noise those
+have is shared by the block's runs and counted in the spread, which makes comparisons between
+programs cautious. A mixed model with block, pedigree and instruction effects will replace it.
 Does not own: what a run's gain is (`curves`) or any wording (`wording`).
 """
 

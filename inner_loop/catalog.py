@@ -24,14 +24,15 @@ from inner_loop.edits import CannotApply, apply_edits
 from inner_loop.records import Edit, Experiment, Move
 from inner_loop.researcher import Brief
 
-UNMENTIONED = 0.5
+UNMENTIONED = 0.25
 """Weight of a category the program is silent about, where it speaks for any other."""
 PER_MENTION, MOST_MENTIONS = 1.5, 5
 """What each instruction in favour adds to a category's weight of 1, and how many count."""
 KEPT, DISCARDED, CRASHED = 1.6, 0.7, 0.4
 """Factor on a category for each of its edits in this run with that status."""
-SAME_STEP_KEPT, SAME_STEP_LOST, NAMED = 4.0, 0.25, 3.0
-"""Factors on an edit: this very step was kept or lost before; the program names its knob."""
+SAME_STEP_KEPT, SAME_STEP_LOST, OTHER_WAY, NAMED = 4.0, 0.25, 6.0, 3.0
+"""Factors on an edit: this very step was kept, or lost, before; the same knob lost the other way;
+the program names its knob."""
 EARLY_NOW, EARLY_PAST, LATE_NOW, LATE_AHEAD = 3.0, 1.0, 2.0, 1 / 3
 """Factors for `first` and `later`, in the half of the run they mean and in the other."""
 
@@ -164,15 +165,14 @@ def _half(brief: Brief) -> int:
 def _draw(
     brief: Brief, reading: Reading, options: list[Option], rng: random.Random
 ) -> Option | None:
-    """A category by its weight, then one of its edits by theirs."""
-    categories = [c for c in CATEGORIES if any(o.edit.categories[0] == c for o in options)]
-    if not categories:
+    """One option, by its category's weight times its own."""
+    if not options:
         return None
-    weights = category_weights(brief, reading)
-    category = rng.choices(categories, [weights[c] for c in categories])[0]
-    inside = [o for o in options if o.edit.categories[0] == category]
-    steps = _step_statuses(brief.history)
-    return rng.choices(inside, [_edit_weight(o.edit, reading, steps) for o in inside])[0]
+    categories, steps = category_weights(brief, reading), _step_statuses(brief.history)
+    weights = [
+        categories[o.edit.categories[0]] * _edit_weight(o.edit, reading, steps) for o in options
+    ]
+    return rng.choices(options, weights)[0]
 
 
 def category_weights(brief: Brief, reading: Reading) -> dict[str, float]:
@@ -205,8 +205,16 @@ def _ids(where: dict[str, list[str]], category: str) -> list[str]:
 
 def _edit_weight(edit: CatalogEdit, reading: Reading, steps: dict[str, str]) -> float:
     evidence = {"keep": SAME_STEP_KEPT, "discard": SAME_STEP_LOST, "crash": SAME_STEP_LOST}
-    named = NAMED if edit.knob in reading.favoured else 1.0
-    return named * evidence.get(steps.get(edit.name, ""), 1.0)
+    weight = NAMED if edit.knob in reading.favoured else 1.0
+    if edit.name in steps:
+        return weight * evidence.get(steps[edit.name], 1.0)
+    return weight * (OTHER_WAY if steps.get(_opposite(edit.name)) == "discard" else 1.0)
+
+
+def _opposite(step: str) -> str:
+    """`DEPTH up` of `DEPTH down`, and the other way round."""
+    knob, _, way = step.partition(" ")
+    return f"{knob} {({'up': 'down', 'down': 'up'}).get(way, '')}"
 
 
 def _step_statuses(history: tuple[Experiment, ...]) -> dict[str, str]:

@@ -42,7 +42,7 @@ class CatalogEdit(NamedTuple):
     name: str
     """Knob and direction, as `step_name` gives it; unique."""
     categories: tuple[str, ...]
-    """What it is about; the first is the one it is drawn under, a ban on any of them forbids it."""
+    """What it is about; the first is the one it is weighed by, a ban on any of them forbids it."""
     words: tuple[str, ...]
     """Lower-case phrases by which a program means this knob in particular."""
     why: str

@@ -91,6 +91,9 @@ _ELIDED = re.compile(
 )
 _EARLY = _words("first", "start with", "begin with", "early", "prioriti[sz]e", "focus on")
 _LATE = _words("later", "^last", "finally", "at the end", "afterwards", "^then", "^after that")
+_FIRST_SECTION = _words(
+    "first", "(?:phase|step|stage|part) (?:one|1|i)", "start with", "begin with"
+)
 _CLAUSE_END = re.compile(
     r"(?<=[.;!?:])\s+|\s+[\u2013\u2014-]+\s+|,?\s+(?:but|however|yet)\s+|,\s+(?:and\s+)?(?=then\b)"
     r"|,?\s+and\s+(?=(?:never|do not|don't|avoid|leave|keep|hold)\b)"
@@ -142,6 +145,8 @@ def read(program: Program) -> Reading:
             under_ban = None
         banned = under_ban is not None or bool(_bans(_cut(plain(heading)).head))
         _read_unit(reading, instruction.id, plain(source), banned=banned)
+        if _FIRST_SECTION.search(plain(heading)) and not banned:
+            _note(reading.early, _topics(_cut(plain(source)).head), instruction.id)
         if _announces_a_ban(plain(source)):
             under_ban = instruction.section
     return reading

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from inner_loop.ledger import Ledger
     from inner_loop.records import Record
 
+DEFAULT_REPLICATES = 4  # fewer rarely give an interval that says anything
+
 app = typer.Typer(
     name="metaresearch",
     help="Competing program.md files, run through the same inner loop on the same budget.",
@@ -61,7 +63,7 @@ def demo(slots: Slots = None, seed: Seed = 0) -> None:
 def tournament(
     programs: Programs = None,
     track: TrackName = "tiny-cpu",
-    replicates: Replicates = 2,
+    replicates: Replicates = DEFAULT_REPLICATES,
     experiments: Experiments = None,
     researcher: ResearcherKind = None,
     model: ModelName = None,
@@ -183,7 +185,7 @@ def _tournament(
     programs: list[str] | None,
     *,
     track: str = "tiny-cpu",
-    replicates: int = 2,
+    replicates: int = DEFAULT_REPLICATES,
     experiments: int | None = None,
     overrides: dict[str, str | None] | None = None,
     seed: int = 0,

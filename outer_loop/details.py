@@ -13,6 +13,7 @@ from inner_loop.home import Home
 from inner_loop.ledger import Ledger
 from inner_loop.records import ExperimentDetail, Run, Tournament
 from inner_loop.repo import Repository
+from inner_loop.tracks import TRACKS
 
 
 def find_run(ledger: Ledger, text: str) -> Run:
@@ -92,7 +93,9 @@ def commands(tournament: Tournament) -> list[str]:
     """What to type to run the same tournament again."""
     track = tournament.track
     words = ["metaresearch", "tournament", *(e.name for e in tournament.entrants)]
-    words += ["--track", track.name, "--replicates", str(tournament.replicates)]
+    shipped = (TRACKS / f"{track.name}.toml").exists()
+    words += ["--track", track.name if shipped else f"{track.name}.toml"]
+    words += ["--replicates", str(tournament.replicates)]
     words += ["--experiments", str(track.budget.experiments), "--seed", str(tournament.seed)]
     words += ["--researcher", track.researcher] + (["--model", track.model] if track.model else [])
     return [" ".join(words)]
