@@ -286,7 +286,7 @@ class Ledger:
             e.run_id == run_id, e.move_number.is_not(None)
         )
         with self.engine.connect() as db:
-            return dict(db.execute(query).tuples().all())
+            return {int(row[0]): int(row[1]) for row in db.execute(query)}
 
     def _run(self, row: Any) -> Run:
         static = Run.model_validate_json(row.record)

@@ -83,7 +83,9 @@ class Session:
             index=len(position.history) + 1,
             kind="rerun" if move.kind == "rerun" else "edit",
             commit=commit,
-            parent=position.parents.get(commit.sha, position.tip),
+            parent=position.parents.get(commit.sha, commit.sha)
+            if move.kind == "rerun"
+            else position.tip,
             move=move,
             move_number=len(self._moves()),
         )
@@ -110,8 +112,8 @@ class Session:
         self._show_tip()
 
     def _problem(self, move: Move) -> str:
-        """Why a move cannot be carried out; empty if it can."""
-        position = self._position()
+        """Why a move cannot be carried out; empty if it can. Its own verdict counts already."""
+        position = self._position(then=move)
         if move.kind == "edit":
             try:
                 apply_edits(self._train_py(position), move.edits)
@@ -191,11 +193,12 @@ class Session:
         )
         return tuple(line.removeprefix("- ") for line in text.splitlines())
 
-    def _position(self) -> Position:
+    def _position(self, then: Move | None = None) -> Position:
         base = self.desk.track.base_commit
         begin = start(base, self.desk.repository.tree(base), self.baseline_bpb)
         numbers = self.desk.ledger.move_numbers(self.run.id)
-        return fold(begin, self._moves(), self._charged(), numbers)
+        moves = self._moves() + ([then] if then else [])
+        return fold(begin, moves, self._charged(), numbers)
 
     def _pending_move(self) -> Move | None:
         """A move that was written down but whose experiment has no row yet."""
