@@ -36,7 +36,7 @@ SOFTCAP = 15.0           # logits are squashed into (-SOFTCAP, SOFTCAP), 0 = off
 INIT_SCALE = 1.0         # multiplies the initial spread of the matrices
 
 # Optimization
-TOTAL_BATCH_SIZE = 1024  # tokens per optimizer step
+TOTAL_BATCH_SIZE = 512   # tokens per optimizer step
 DEVICE_BATCH_SIZE = 64   # most rows in one forward pass (reduce if OOM)
 EMBEDDING_LR = 0.02      # learning rate for token and value embeddings (AdamW)
 UNEMBEDDING_LR = 0.003   # learning rate for the output head (AdamW)

@@ -36,8 +36,8 @@ EDITS = {
     "MLP_RATIO 4 -> 2": ("MLP_RATIO", "2"),
     "SOFTCAP 15 -> off": ("SOFTCAP", "0"),
     "VALUE_EMBEDS off": ("VALUE_EMBEDS", "False"),
-    "TOTAL_BATCH_SIZE 1024 -> 512": ("TOTAL_BATCH_SIZE", "512"),
-    "TOTAL_BATCH_SIZE 1024 -> 2048": ("TOTAL_BATCH_SIZE", "2048"),
+    "TOTAL_BATCH_SIZE 512 -> 256": ("TOTAL_BATCH_SIZE", "256"),
+    "TOTAL_BATCH_SIZE 512 -> 1024": ("TOTAL_BATCH_SIZE", "1024"),
     "EMBEDDING_LR x2": ("EMBEDDING_LR", "0.04"),
     "UNEMBEDDING_LR x2": ("UNEMBEDDING_LR", "0.006"),
     "UNEMBEDDING_LR /2": ("UNEMBEDDING_LR", "0.0015"),
@@ -131,7 +131,7 @@ def main() -> None:
     track = load_track("tiny-cpu")
     home = Home.from_environment(os.environ)
     home.make()
-    plan = jobs(track, prepare_data(track, home), args.baselines, args.seeds)
+    plan = jobs(track, prepare_data(track, home).name, args.baselines, args.seeds)
 
     async def run() -> list[Measured]:
         slots = args.slots or default_slots(track)

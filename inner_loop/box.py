@@ -3,7 +3,8 @@
 What is covered: its own session and process tree (killed whole, orphans included, on Linux), CPU,
 wall, memory, file-size and process limits enforced from outside, a scrubbed environment, a fresh
 scratch folder that is deleted afterwards, one device visible.
-What is not covered: files and network are NOT hidden, another process of the same user can be seen.
+What is not covered: files and network are NOT hidden, other processes of the same user can be seen
+and signalled, and a process that lives shorter than a poll can hide its CPU seconds.
 So every result is stamped `untrusted`; step 5 replaces this file behind the same seam.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +26,8 @@ from typing import NamedTuple
 
 import psutil
 
+from inner_loop.channel import BrokenBox
+from inner_loop.crash import Crash
 from inner_loop.records import CrashCode, Track
 
 LAUNCHER = Path(__file__).with_name("launch.py")
@@ -31,14 +35,6 @@ GIB = 1 << 30
 KEPT_OUTPUT = 16_384  # bytes of the box's output that are kept
 ADDRESS_SLACK_GB = 4.0  # torch maps more than it touches
 CPU_BACKSTOP = 4  # RLIMIT_CPU as a multiple of the budget, should the watch ever fail
-
-
-class Ended(Exception):
-    """The watch killed the box."""
-
-    def __init__(self, code: CrashCode, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
 
 
 class Usage(NamedTuple):
@@ -73,11 +69,28 @@ class RunBox:
         cancelled: Callable[[], bool],
     ) -> None:
         self.track, self.cancelled = track, cancelled
+        self.used = Usage(0.0, 0.0)
         self.peak_memory_gb = 0.0
+        self._seen: dict[tuple[int, float], float] = {}
         self._next_check = 0.0
         self._cpu_deadline = track.limits.startup_seconds if track.clock == "cpu" else float("inf")
+        self._wall_deadline = track.limits.wall_seconds
         scratch.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix="box-", dir=scratch))
+        try:
+            self._start(files, tokenizer, scratch, seed, slot)
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+
+    def _start(
+        self,
+        files: Mapping[str, str],
+        tokenizer: Mapping[str, Path],
+        scratch: Path,
+        seed: int,
+        slot: int,
+    ) -> None:
         for name, text in files.items():
             (self.folder / name).write_text(text, encoding="utf-8", newline="")
         for name in ("tmp", "home", "tokenizer"):
@@ -113,11 +126,21 @@ class RunBox:
         """From now on the tree is killed when its CPU seconds pass this."""
         self._cpu_deadline = cpu_seconds
 
+    def allow_wall_until(self, seconds: float) -> None:
+        """From now on the tree is killed this long after its start, if not sooner."""
+        self._wall_deadline = min(self.track.limits.wall_seconds, seconds)
+
+    @property
+    def age(self) -> float:
+        """Wall seconds since the box was spawned."""
+        return time.monotonic() - self.started
+
     def watch(self) -> None:
         """Check the limits; cheap to call often.
 
         Raises:
-            Ended: a limit is passed or the work is cancelled; the tree has been killed.
+            Crash: a limit is passed or the work is cancelled; the tree has been killed.
+            BrokenBox: the launcher is gone, so nothing watches over what may be left.
         """
         now = time.monotonic()
         if now < self._next_check:
@@ -128,24 +151,35 @@ class RunBox:
             self._end("oom", f"used {used.memory_gb:.1f} GiB of memory, limit {limits.memory_gb:g}")
         if used.cpu_seconds > self._cpu_deadline:
             self._end("timeout", f"killed after {used.cpu_seconds:.1f} CPU seconds")
-        if now - self.started > limits.wall_seconds:
-            self._end("timeout", f"killed after {limits.wall_seconds:g} s of wall time")
+        if self.age > self._wall_deadline:
+            self._end("timeout", f"killed after {self.age:.0f} s of wall time")
+        if len(self._members()) > limits.processes:
+            self._end("exception", f"started more than {limits.processes} processes")
         if self.cancelled():
             self._end("timeout", "cancelled")
+        if self._process.poll() is not None:
+            raise BrokenBox("the box has ended")
 
     def usage(self) -> Usage:
-        """CPU seconds and resident memory of the whole tree now."""
-        cpu = memory = 0.0
+        """CPU seconds and resident memory of the whole tree now; keeps the last reading in `used`.
+
+        A parent that ignores SIGCHLD never inherits its children's CPU seconds, so what each
+        process was last seen to use is summed too, and the larger sum counts.
+        """
+        inherited = memory = 0.0
         for process in self._members():
             try:
                 with process.oneshot():
                     t = process.cpu_times()
-                    cpu += t.user + t.system + t.children_user + t.children_system
+                    self._seen[process.pid, process.create_time()] = t.user + t.system
+                    inherited += t.user + t.system + t.children_user + t.children_system
                     memory += process.memory_info().rss / GIB
             except psutil.Error:
                 continue
         self.peak_memory_gb = max(self.peak_memory_gb, memory)
-        return Usage(cpu, memory)
+        cpu = max(inherited, sum(self._seen.values()), self.used.cpu_seconds)
+        self.used = Usage(cpu, memory)
+        return self.used
 
     def wait(self, seconds: float) -> int | None:
         """Exit code once the box has ended, or None after `seconds`; negative for a signal."""
@@ -155,7 +189,8 @@ class RunBox:
             if code is not None:
                 return 128 - code if code > 128 else code
             time.sleep(0.01)
-            self.watch()
+            with suppress(BrokenBox):
+                self.watch()
         return None
 
     def kill(self) -> None:
@@ -168,7 +203,8 @@ class RunBox:
                 with suppress(psutil.Error):
                     process.kill()
             time.sleep(0.005)
-        self._process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def output(self) -> str:
@@ -185,7 +221,7 @@ class RunBox:
 
     def _end(self, code: CrashCode, reason: str) -> None:
         self.kill()
-        raise Ended(code, reason)
+        raise Crash(code, reason)
 
     def _command(self) -> list[str]:
         limits = json.dumps(self._rlimits())
@@ -217,9 +253,15 @@ class RunBox:
             "METARESEARCH_FD": str(fd),
             "METARESEARCH_SEED": str(seed),
             "METARESEARCH_CACHE": str(self.folder / "tokenizer"),
-            "CUDA_VISIBLE_DEVICES": str(slot) if self.track.device == "cuda" else "",
+            "CUDA_VISIBLE_DEVICES": _gpu(slot) if self.track.device == "cuda" else "",
             **(dict.fromkeys(one_thread, "1") if self.track.device == "cpu" else {}),
         }
+
+
+def _gpu(slot: int) -> str:
+    """The device of a slot: of those the user lets us see, the slot's."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[slot].strip() if visible else str(slot)
 
 
 def _is_alive(process: psutil.Process) -> bool:

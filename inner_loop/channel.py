@@ -23,6 +23,10 @@ class BrokenBox(Exception):
     """The box closed the wire or spoke nonsense."""
 
 
+class WrongPayload(BrokenBox):
+    """The box offers another number of bytes than was asked for."""
+
+
 class Message(NamedTuple):
     """A received header and its payload."""
 
@@ -35,14 +39,12 @@ class Channel:
 
     Args:
         sock: a connected stream socket.
-        watch: called at least every `POLL_SECONDS` while waiting; raises to give up.
-        max_payload: bytes above which a message is refused.
+        watch: called with every piece sent or received, and at least every `POLL_SECONDS`
+            while waiting; raises to give up.
     """
 
-    def __init__(
-        self, sock: socket.socket, watch: Callable[[], None], max_payload: int = 1 << 31
-    ) -> None:
-        self._sock, self._watch, self._max = sock, watch, max_payload
+    def __init__(self, sock: socket.socket, watch: Callable[[], None]) -> None:
+        self._sock, self._watch = sock, watch
         sock.settimeout(POLL_SECONDS)
 
     def send(self, header: dict[str, Any], payload: bytes = b"") -> None:
@@ -53,13 +55,16 @@ class Channel:
     def send_file(self, header: dict[str, Any], fd: int) -> None:
         """Send a header, then one byte that carries an open file descriptor."""
         self.send(header)
-        socket.send_fds(self._sock, [b"D"], [fd])
+        try:
+            socket.send_fds(self._sock, [b"D"], [fd])
+        except OSError as error:
+            raise BrokenBox("the box closed the wire") from error
 
-    def receive(self) -> Message:
-        """Wait for the next message.
+    def receive(self, payload_bytes: int = 0) -> Message:
+        """Wait for the next message, whose payload has no byte or `payload_bytes`.
 
         Raises:
-            BrokenBox: end of stream, an oversized or malformed message.
+            BrokenBox: end of stream, a malformed message or another payload.
         """
         (size,) = struct.unpack(">I", self._read(4))
         if size > MAX_HEADER:
@@ -67,20 +72,20 @@ class Channel:
         try:
             header = json.loads(self._read(size))
             nbytes = int(header.get("nbytes", 0))
-        except (ValueError, AttributeError, TypeError) as error:
+        except (ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
             raise BrokenBox("malformed header") from error
-        if not 0 <= nbytes <= self._max:
-            raise BrokenBox(f"payload of {nbytes} bytes")
+        if nbytes not in (0, payload_bytes):
+            raise WrongPayload(f"{nbytes} bytes instead of {payload_bytes}")
         return Message(header, self._read(nbytes))
 
     def _read(self, size: int) -> bytes:
         buffer = bytearray(size)
         view, done = memoryview(buffer), 0
         while done < size:
+            self._watch()
             try:
                 got = self._sock.recv_into(view[done:])
             except TimeoutError:
-                self._watch()
                 continue
             except OSError as error:
                 raise BrokenBox("the box closed the wire") from error
@@ -92,9 +97,10 @@ class Channel:
     def _send_all(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
+            self._watch()
             try:
                 view = view[self._sock.send(view) :]
             except TimeoutError:
-                self._watch()
+                continue
             except OSError as error:
                 raise BrokenBox("the box closed the wire") from error

@@ -6,11 +6,13 @@ Does not own: what is in it (`prepare.py`).
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from inner_loop.errors import UserError
 from inner_loop.home import REPOSITORY, Home
@@ -18,8 +20,17 @@ from inner_loop.records import Track, content_hash
 from inner_loop.tracks import task_json
 
 
-def prepare_data(track: Track, home: Home) -> str:
-    """Make sure the track's corpus is tokenised; returns its name under `home.cache`.
+class PreparedData(NamedTuple):
+    """A tokenised corpus."""
+
+    name: str
+    """Its folder under `home.cache`."""
+    corpus_sha256: str
+    """Hash of the file it was made from."""
+
+
+def prepare_data(track: Track, home: Home) -> PreparedData:
+    """Make sure the track's corpus is tokenised.
 
     Raises:
         UserError: the corpus is missing or unusable; prepare.py's own sentence.
@@ -40,7 +51,8 @@ def prepare_data(track: Track, home: Home) -> str:
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines()
         raise UserError(lines[-1] if lines else f"prepare.py ended with code {done.returncode}.")
-    return name
+    manifest = json.loads((home.cache / name / "manifest.json").read_text(encoding="utf-8"))
+    return PreparedData(name, str(manifest["corpus_sha256"]))
 
 
 def base_files(track: Track) -> dict[str, str]:

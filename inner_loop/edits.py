@@ -30,7 +30,7 @@ def apply_edits(source: str, edits: Iterable[Edit]) -> str:
         raise CannotApply("the edit changes nothing")
     try:
         ast.parse(changed)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise CannotApply(f"the edited train.py is not valid Python: {error}") from error
     return changed
 

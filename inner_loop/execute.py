@@ -9,22 +9,28 @@ the hand-over in `evaluate_bpb`. The box waits at both points, so the reading is
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from inner_loop.box import Ended, RunBox
-from inner_loop.channel import BrokenBox, Channel
+from inner_loop.box import RunBox
+from inner_loop.channel import BrokenBox, Channel, WrongPayload
+from inner_loop.crash import Crash
 from inner_loop.records import Claims, CrashCode, Measured, Record, Shard, Track
-from inner_loop.scorer import BadLogits, Logits, Rows, bits_per_byte, load_shard
+from inner_loop.scorer import Logits, Rows, bits_per_byte, load_shard
 
 GOODBYE_SECONDS = 5.0  # for train.py to print its summary after the score; then it is killed
 ERROR_CHARS = 2_000
+ROOM_BYTES = 1 << 20  # less free space than this is a full disk
 TOKENIZER_FILES = ("tokenizer.json", "token_bytes.npy")
 
 
@@ -50,14 +56,6 @@ class Site(NamedTuple):
     scratch: Path
 
 
-class _Crash(Exception):
-    """Carries the code from where a failure is found to where the row is made."""
-
-    def __init__(self, code: CrashCode, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-
-
 def execute(
     job: Job, site: Site, slot: int, cancelled: Callable[[], bool] = lambda: False
 ) -> Measured:
@@ -76,10 +74,12 @@ def execute(
         try:
             session.converse()
             crash, reason = None, ""
-        except (_Crash, Ended, BadLogits) as end:
+        except Crash as end:
             crash, reason = end.code, str(end)
         except BrokenBox as end:
             crash, reason = _why_it_ended(box, str(end))
+        if crash:
+            _blame_a_full_disk(site.scratch)
         return session.measured(crash, reason)
 
 
@@ -90,6 +90,7 @@ class _Session:
         self.job, self.data, self.box = job, data, box
         self.channel = Channel(box.wire, box.watch)
         self.clock_seconds = self.startup_seconds = 0.0
+        self._released = self._cpu_at_release = math.nan
         self.scores: dict[Shard, float] = {}
 
     def converse(self) -> None:
@@ -99,12 +100,13 @@ class _Session:
         self._stop_clock()
         vocab_size = self.job.track.task.vocab_size
         if request.get("vocab_size") != vocab_size:
-            raise _Crash("bad_logits", f"vocabulary of {request.get('vocab_size')}")
+            raise Crash("bad_logits", f"vocabulary of {request.get('vocab_size')}")
         for shard in self.job.shards:
             rows = load_shard(self.data, shard, self.job.track.task)
             self.scores[shard] = bits_per_byte(rows, self._ask, vocab_size)
-        self.channel.send({"type": "score", "val_bpb": self.scores[self.job.shards[0]]})
-        self.box.wait(GOODBYE_SECONDS)
+        with suppress(BrokenBox, Crash):  # scored: what the box does now changes nothing
+            self.channel.send({"type": "score", "val_bpb": self.scores[self.job.shards[0]]})
+            self.box.wait(GOODBYE_SECONDS)
 
     def measured(self, crash: CrashCode | None, reason: str) -> Measured:
         output = self.box.output()
@@ -114,8 +116,8 @@ class _Session:
             crash=crash,
             error=_error_text(reason, output) if crash else "",
             startup_seconds=self.startup_seconds,
-            clock_seconds=self.clock_seconds,
-            wall_seconds=time.monotonic() - self.box.started,
+            clock_seconds=self.clock_seconds or self._spent(),
+            wall_seconds=self.box.age,
             memory_gb=self.box.peak_memory_gb,
             claims=_claims(output),
         )
@@ -123,14 +125,14 @@ class _Session:
     def _expect(self, kind: str) -> dict[str, object]:
         header = self.channel.receive().header
         if header.get("type") != kind:
-            raise _Crash("no_result", f"expected a message '{kind}', got {header.get('type')!r}")
+            raise Crash("no_result", f"expected a message '{kind}', got {header.get('type')!r}")
         return header
 
     def _release_data(self) -> None:
         track = self.job.track
-        self.startup_seconds = time.monotonic() - self.box.started
+        self.startup_seconds = self.box.age
         if track.clock != "cpu" and self.startup_seconds > track.limits.startup_seconds:
-            raise _Crash("timeout", f"{self.startup_seconds:.0f} s before the first data request")
+            raise Crash("timeout", f"{self.startup_seconds:.0f} s before the first data request")
         self._cpu_at_release = self.box.usage().cpu_seconds
         if track.clock == "cpu":
             self.box.allow_cpu_until(self._cpu_at_release + 2 * track.time_budget + 2)
@@ -142,34 +144,48 @@ class _Session:
             os.close(fd)
 
     def _stop_clock(self) -> None:
-        track = self.job.track
-        wall = time.monotonic() - self._released
-        cpu = self.box.usage().cpu_seconds - self._cpu_at_release
-        self.box.allow_cpu_until(float("inf"))  # scoring is not charged; the wall limit holds
-        self.clock_seconds = wall if track.clock == "wall" else cpu
+        track, scoring = self.job.track, self.job.track.limits.scoring_seconds
+        used = self.box.usage()
+        self.clock_seconds = self._spent()
         allowed = track.time_budget * (1 + track.limits.overtime_fraction)
         if track.clock != "steps" and self.clock_seconds > allowed:
-            raise _Crash(
+            raise Crash(
                 "overtime",
                 f"handed over after {self.clock_seconds:.2f} s, allowed {allowed:.2f}",
             )
+        if track.clock == "cpu":
+            self.box.allow_cpu_until(used.cpu_seconds + scoring)
+        else:
+            self.box.allow_wall_until(self.box.age + scoring)
+
+    def _spent(self) -> float:
+        """Seconds of the track's clock since the data was released, as of the last reading."""
+        if math.isnan(self._released):
+            return 0.0
+        if self.job.track.clock == "wall":
+            return time.monotonic() - self._released
+        return self.box.used.cpu_seconds - self._cpu_at_release
 
     def _ask(self, rows: Rows) -> Logits:
         payload = rows.astype("<u2").tobytes()
         self.channel.send({"type": "rows", "shape": rows.shape, "dtype": "uint16"}, payload)
-        header, raw = self.channel.receive()
-        if header.get("type") != "logits" or header.get("dtype") != "float32":
-            raise BadLogits("bad_logits", f"answer of type {header.get('type')!r}")
         shape = (*rows.shape, self.job.track.task.vocab_size)
-        if header.get("shape") != list(shape) or len(raw) != 4 * int(np.prod(shape)):
-            raise BadLogits("bad_logits", f"logits of shape {header.get('shape')}")
+        nbytes = 4 * int(np.prod(shape))
+        try:
+            header, raw = self.channel.receive(nbytes)
+        except WrongPayload as error:
+            raise Crash("bad_logits", f"logits of {error}") from error
+        if header.get("type") != "logits" or header.get("dtype") != "float32":
+            raise Crash("bad_logits", f"answer of type {header.get('type')!r}")
+        if header.get("shape") != list(shape) or len(raw) != nbytes:
+            raise Crash("bad_logits", f"logits of shape {header.get('shape')}")
         return np.frombuffer(raw, dtype="<f4").reshape(shape)
 
 
 def _why_it_ended(box: RunBox, fallback: str) -> tuple[CrashCode, str]:
     try:
         code = box.wait(GOODBYE_SECONDS)
-    except Ended as end:
+    except Crash as end:
         return end.code, str(end)
     output = box.output()
     if re.search(r"MemoryError|not enough memory|out of memory|bad_alloc|Cannot allocate", output):
@@ -186,8 +202,14 @@ def _why_it_ended(box: RunBox, fallback: str) -> tuple[CrashCode, str]:
 
 
 def _error_text(reason: str, output: str) -> str:
-    tail = "".join(c for c in output[-ERROR_CHARS:] if c.isprintable() or c in "\n\t")
-    return f"{reason}\n{tail}".strip()
+    text = f"{reason[:ERROR_CHARS]}\n{output[-ERROR_CHARS:]}"
+    return "".join(c for c in text if c.isprintable() or c in "\n\t").strip()
+
+
+def _blame_a_full_disk(scratch: Path) -> None:
+    """A crash on a full disk is the machine's failure, not the program's."""
+    if shutil.disk_usage(scratch).free < ROOM_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch))
 
 
 def _claims(output: str) -> Claims:

@@ -119,8 +119,10 @@ class Session:
                 apply_edits(self._train_py(position), move.edits)
             except CannotApply as error:
                 return str(error)
-        if move.kind in ("rerun", "return") and not position.knows(move.commit or position.tip):
+        if move.kind == "rerun" and not position.has(move.commit or position.tip):
             return f"commit {move.commit} is not one of this run's"
+        if move.kind == "return" and not position.has_measured(move.commit):
+            return f"commit {move.commit} is not one of this run's that has a measurement"
         return ""
 
     # --- the end ------------------------------------------------------------------------------

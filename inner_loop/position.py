@@ -44,9 +44,13 @@ class Position:
         """Whether too many moves in a row led to no experiment."""
         return self.idle_moves >= MAX_IDLE_MOVES
 
-    def knows(self, commit: str | None) -> bool:
-        """Whether `commit` is one of this run's."""
+    def has(self, commit: str | None) -> bool:
+        """Whether `commit` is one of this run's: it can be trained again."""
         return commit in self.trees
+
+    def has_measured(self, commit: str | None) -> bool:
+        """Whether `commit` has a number: the branch can go back to it."""
+        return commit in self.trees and bool(self.measurements.get(self.trees[commit]))
 
 
 def start(base: str, tree: str, baseline_bpb: float) -> Position:
@@ -71,7 +75,7 @@ def fold(
     caused = {move_numbers[e.index]: e for e in experiments}
     position = begin
     for number, move in enumerate(moves, start=1):
-        if move.kind == "return" and position.knows(move.commit):
+        if move.kind == "return" and position.has_measured(move.commit):
             position = replace(position, tip=move.commit or position.tip)
         if number in caused:
             position = _after(position, caused[number], _override(moves, number))

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION = 1
 
@@ -36,7 +36,9 @@ CrashCode = Literal[
 class Record(BaseModel):
     """Base of all records: frozen, and an unknown field is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 def content_hash(value: Any, *, length: int = 12) -> str:
@@ -114,12 +116,20 @@ class Task(Record):
     scored_tokens: int = Field(ge=1)
     """Tokens of a shard that the scorer scores."""
 
+    @model_validator(mode="after")
+    def _rows_fit(self) -> Self:
+        if min(self.eval_tokens, self.scored_tokens) < self.max_seq_len:
+            raise ValueError("eval_tokens and scored_tokens must be at least max_seq_len")
+        return self
+
 
 class Limits(Record):
     """Caps on one experiment, enforced from outside the run box."""
 
     startup_seconds: float = Field(gt=0)
     """Cap on seconds before the first data request (CPU seconds on a `cpu` clock, else wall)."""
+    scoring_seconds: float = Field(gt=0)
+    """Cap on seconds from hand-over to the last score (same clock as start-up); not charged."""
     wall_seconds: float = Field(gt=0)
     """Wall seconds after which the whole process tree is killed."""
     overtime_fraction: float = Field(ge=0, le=1)
@@ -178,6 +188,8 @@ class Track(Record):
     """Fresh seeds on which a run's final train.py is retrained."""
     hardware: str = ""
     """Filled in at run time: processor or GPU, and the torch version."""
+    corpus_sha256: str = ""
+    """Filled in at run time: hash of the corpus file the shards were made from."""
     base_commit: str = ""
     """Filled in at run time: commit of the starting train.py, prepare.py and task.json."""
 

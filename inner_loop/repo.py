@@ -104,12 +104,14 @@ class Repository:
 
     def checkout(self, worktree: Path, branch: str) -> None:
         """Make `worktree` show the tip of `branch`; creates the worktree if missing."""
-        if not (worktree / ".git").exists():
+        import git
+
+        try:
+            self._git("-C", str(worktree), "reset", "--hard", "--quiet")
+        except git.GitCommandError:  # new, torn by a kill, or moved: make it afresh
             shutil.rmtree(worktree, ignore_errors=True)
             self._git("worktree", "prune")
-            self._git("worktree", "add", "--force", "--quiet", str(worktree), branch)
-        else:
-            self._git("-C", str(worktree), "reset", "--hard", "--quiet")
+            self._git("worktree", "add", "-f", "-f", "--quiet", str(worktree), branch)
 
     def _blob(self, text: str) -> str:
         return self._git("hash-object", "-w", "--stdin", stdin=text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Protocol
 
-from inner_loop.errors import unknown
+from inner_loop.errors import UserError, unknown
 from inner_loop.records import Experiment, Move, Program, Record
 
 KINDS = {
@@ -59,10 +59,16 @@ def make_researcher(kind: str, model: str | None = None) -> Researcher:
     """The researcher registered as `kind`, or any `module:class`.
 
     Raises:
-        UserError: nothing is known by that name.
+        UserError: nothing is known by that name, or it cannot be loaded.
     """
     module, _, name = KINDS.get(kind, kind).partition(":")
     if not name:
         raise unknown("researcher", kind, KINDS)
-    made: Researcher = getattr(importlib.import_module(module), name)(model)
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"Researcher '{kind}' cannot be loaded ({error}); check the module and class name."
+        ) from error
+    made: Researcher = found(model)
     return made

@@ -3,7 +3,8 @@
 Owns: the scored rows, the byte table, the batch shape and the softmax. It asks the box for logits
 of rows and does the arithmetic itself, so nothing the box prints or returns as a loss counts.
 Does not own: proof that the logits are honest. The rows contain the answers (each target is the
-next input), so a model that looks ahead is not caught here; step 5's claim and audit closes that.
+next input), so a model that looks ahead is not caught, nor one that goes on learning while it is
+scored (its CPU seconds there are capped, not charged); step 5's claim and audit closes both.
 
 Bits per byte = sum of -ln p(target) over targets that stand for bytes / (ln 2 * those bytes).
 """
@@ -18,19 +19,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from inner_loop.records import CrashCode, Shard, Task
+from inner_loop.crash import Crash
+from inner_loop.records import Shard, Task
 
 BATCH_ROWS = 32
 Rows = npt.NDArray[np.uint16]
 Logits = npt.NDArray[np.float32]
-
-
-class BadLogits(Exception):
-    """The box's logits cannot be scored."""
-
-    def __init__(self, code: CrashCode, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
 
 
 class ScoredShard(NamedTuple):
@@ -61,15 +55,15 @@ def bits_per_byte(shard: ScoredShard, ask: Callable[[Rows], Logits], vocab_size:
         vocab_size: V.
 
     Raises:
-        BadLogits: wrong shape or not finite.
+        Crash: wrong shape or not finite.
     """
     total_nats = 0.0
     for part in _batches(shard):
         logits = ask(part.inputs)
         if logits.shape != (*part.inputs.shape, vocab_size):
-            raise BadLogits("bad_logits", f"logits of shape {logits.shape}")
+            raise Crash("bad_logits", f"logits of shape {logits.shape}")
         if not np.isfinite(logits).all():
-            raise BadLogits("nan", "the logits are not finite")
+            raise Crash("nan", "the logits are not finite")
         nats = token_nats(logits, part.targets)
         total_nats += float(nats[part.nbytes > 0].sum())
     return total_nats / (math.log(2) * float(shard.nbytes.sum()))

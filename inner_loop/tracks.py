@@ -19,7 +19,7 @@ from inner_loop.records import Record, Task, Track
 TASKS = Path(__file__).parent / "tasks"
 TRACKS = Path(__file__).parent / "tracks"
 DEFAULT_TRACK = "tiny-cpu"
-_FILLED_IN = {"name", "hardware", "base_commit"}
+_FILLED_IN = {"name", "hardware", "corpus_sha256", "base_commit"}
 
 R = TypeVar("R", bound=Record)
 
@@ -96,7 +96,10 @@ def _complaint(first: dict[str, Any], key: str, known: list[str]) -> str:
         return f"unknown key '{key}'; remove it or use one of: {', '.join(known)}."
     if first["type"] == "missing":
         return f"key '{key}' is missing; add it."
-    problem = first["msg"][0].lower() + first["msg"][1:]
+    problem = first["msg"].removeprefix("Value error, ")
+    if not key:
+        return f"{problem}; correct one of them."
+    problem = problem[0].lower() + problem[1:]
     return f"key '{key}' is {first['input']!r}: {problem}; correct it."
 
 

@@ -6,6 +6,7 @@ Does not own: what a page says (`analysis`).
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from inner_loop.errors import UserError, unknown
@@ -98,4 +99,4 @@ def commands(tournament: Tournament) -> list[str]:
     words += ["--replicates", str(tournament.replicates)]
     words += ["--experiments", str(track.budget.experiments), "--seed", str(tournament.seed)]
     words += ["--researcher", track.researcher] + (["--model", track.model] if track.model else [])
-    return [" ".join(words)]
+    return [shlex.join(words)]

@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
+from inner_loop.data import prepare_data
 from inner_loop.errors import unknown
 from inner_loop.home import Home
 from inner_loop.ledger import Ledger
@@ -30,6 +31,7 @@ from outer_loop.plan import (
     default_slots,
     make_plan,
     on_this_machine,
+    refuse_more_slots_than_gpus,
     shipped_programs,
     trainings,
 )
@@ -69,16 +71,18 @@ def drive(
     Raises:
         UserError: anything about the request that cannot work, before anything is spent.
     """
+    refuse_more_slots_than_gpus(track, slots)
     admitted = admit([program_path(p) for p in programs] if programs else shipped_programs())
     make_researcher(track.researcher, track.model)
     home.make()
     with home.driver_lock():
         repository = Repository(home.root / "repository.git")
         ledger = home.ledger()
-        here = on_this_machine(track, repository)
+        data = prepare_data(track, home)
+        here = on_this_machine(track, repository, data)
         plan = make_plan(here, admitted, replicates=replicates, seed=seed)
         record_plan(ledger, plan, admitted, utc_now)
-        _run(home, ledger, repository, plan, slots or default_slots(here))
+        _run(home, ledger, repository, plan, data.name, slots or default_slots(here))
         page = write_report(home, ledger, plan)
         _finish(ledger, plan, page)
         repository.close()
@@ -96,7 +100,9 @@ def program_path(text: str) -> Path:
     return shipped
 
 
-def _run(home: Home, ledger: Ledger, repository: Repository, plan: Tournament, slots: int) -> None:
+def _run(
+    home: Home, ledger: Ledger, repository: Repository, plan: Tournament, data: str, slots: int
+) -> None:
     console = Console()
     done, total = _finished_trainings(ledger, plan), trainings(plan)
     console.print(_announcement(plan, total, done, slots), soft_wrap=True, highlight=False)
@@ -109,6 +115,7 @@ def _run(home: Home, ledger: Ledger, repository: Repository, plan: Tournament, s
         ledger,
         repository,
         plan,
+        data=data,
         slots=slots,
         now=utc_now,
         on_experiment=reporter.experiment,

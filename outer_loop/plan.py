@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from inner_loop.data import base_files
+from inner_loop.data import PreparedData, base_files
 from inner_loop.errors import UserError
 from inner_loop.home import REPOSITORY
 from inner_loop.program import Card, read_card, read_program
@@ -34,6 +35,7 @@ from inner_loop.repo import Repository
 
 SHIPPED_PROGRAMS = REPOSITORY / "programs"
 BASELINE_NAME = "baseline"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 class Admitted(NamedTuple):
@@ -74,6 +76,11 @@ def shipped_programs() -> list[Path]:
 def _admitted(program: Program, card: Card) -> Admitted:
     if program.name == BASELINE_NAME:
         raise UserError(f"The name '{BASELINE_NAME}' is the harness's; rename the program.")
+    if not NAME.fullmatch(program.name):
+        raise UserError(
+            f"'{program.name}' becomes part of a branch name; rename the program to at most 64 "
+            "letters, digits, - and _, beginning with a letter or digit."
+        )
     author, name = card.author or "unknown", card.name or program.name
     submission = Submission(
         id=f"S-{content_hash([program.id, author, name], length=8)}",
@@ -86,14 +93,19 @@ def _admitted(program: Program, card: Card) -> Admitted:
     return Admitted(program, entrant, submission)
 
 
-def on_this_machine(track: Track, repository: Repository) -> Track:
-    """The track with its hardware key and base commit filled in.
+def on_this_machine(track: Track, repository: Repository, data: PreparedData) -> Track:
+    """The track with hardware key, corpus hash and base commit filled in.
 
     Raises:
         UserError: the track needs a GPU and there is none.
     """
     base = repository.commit(base_files(track), "base: train.py, prepare.py, task.json\n")
-    return track.model_copy(update={"hardware": hardware(track), "base_commit": base.sha})
+    filled_in = {
+        "hardware": hardware(track),
+        "corpus_sha256": data.corpus_sha256,
+        "base_commit": base.sha,
+    }
+    return track.model_copy(update=filled_in)
 
 
 def hardware(track: Track) -> str:
@@ -108,12 +120,24 @@ def hardware(track: Track) -> str:
 
 
 def gpus() -> list[str]:
-    """Names of the NVIDIA GPUs of this machine."""
+    """Names of the NVIDIA GPUs this process may use."""
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    query += ["-i", visible] if visible else []
     done = subprocess.run(query, capture_output=True, text=True, check=False)
     return done.stdout.strip().splitlines() if done.returncode == 0 else []
+
+
+def refuse_more_slots_than_gpus(track: Track, slots: int | None) -> None:
+    """Two trainings on one GPU would slow each other down.
+
+    Raises:
+        UserError: more slots are asked for than there are GPUs.
+    """
+    if track.device == "cuda" and slots is not None and slots > len(gpus()):
+        raise UserError(f"--slots {slots} needs as many GPUs and there are {len(gpus())}.")
 
 
 def default_slots(track: Track) -> int:

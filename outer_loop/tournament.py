@@ -10,13 +10,13 @@ Does not own: a run (`inner_loop.loop`), the plan (`plan.py`), what is printed (
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from random import Random
 from statistics import fmean
 from typing import Any
 
-from inner_loop.data import prepare_data
 from inner_loop.errors import UserError
 from inner_loop.execute import Site
 from inner_loop.executor import LocalExecutor
@@ -50,6 +50,7 @@ async def conduct(
     repository: Repository,
     tournament: Tournament,
     *,
+    data: str,
     slots: int,
     now: Callable[[], str],
     on_experiment: Callable[[Experiment], None],
@@ -60,7 +61,7 @@ async def conduct(
         UserError: the unchanged train.py does not train here.
     """
     repository.remove_stale_locks()
-    data = await asyncio.to_thread(prepare_data, tournament.track, home)
+    shutil.rmtree(home.scratch, ignore_errors=True)  # left by a killed driver
     executor = LocalExecutor(Site(home.cache, home.scratch), slots)
     desk = Desk(
         ledger=ledger,
@@ -127,7 +128,8 @@ class Block:
             why = found[0].measured.crash
             raise UserError(
                 f"The unchanged train.py does not train on this machine ({why}); read its output "
-                f"with `metaresearch show {run.id} --experiment 1` and mend that first."
+                f"with `metaresearch show {run.id} --experiment 1`, mend the cause, and start "
+                "afresh with another --seed."
             )
         return fmean(values)
 

@@ -54,6 +54,7 @@ def test_a_program_that_cannot_run_is_one_sentence(
         (["run", "stock", "--track", "tiny-cpuu"], ["Unknown track", "tiny-cpu"]),
         (["run", "stok"], ["Unknown program 'stok'", "Did you mean 'stock'"]),
         (["run", "stock", "--researcher", "shel"], ["Unknown researcher 'shel'", "catalog"]),
+        (["run", "stock", "--researcher", "nosuch:Thing"], ["'nosuch:Thing'", "cannot be loaded"]),
         (["tournament", "stock", "stock"], ["same text"]),
         (["leaderboard"], ["No ledger at", "metaresearch demo"]),
         (["show", "anything"], ["No ledger at"]),
@@ -63,6 +64,12 @@ def test_a_program_that_cannot_run_is_one_sentence(
 )
 def test_a_wrong_word_is_one_sentence(cli: Cli, words: list[str], said: list[str]) -> None:
     refused(cli(*words), *said)
+
+
+def test_a_name_that_git_would_refuse_is_one_sentence(cli: Cli, home: Home, tmp_path: Path) -> None:
+    path = tmp_path / "my program.md"
+    path.write_text("- improve\n")
+    refused(cli("run", str(path), "--track", QUICK), "'my program'", "rename")
 
 
 def test_usage_errors_have_the_same_exit_code(cli: Cli) -> None:

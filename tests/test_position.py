@@ -104,6 +104,11 @@ def test_return_goes_to_a_known_commit_only() -> None:
     one = [experiment(1, 2.8, "base")]
     back = [Move(kind="edit"), Move(kind="return", commit="base")]
     assert fold(BEGIN, back, one, {1: 1}).tip == "base"
+    crashed = [experiment(1, None, "base")]
+    assert (
+        fold(BEGIN, [Move(kind="edit"), Move(kind="return", commit="c1")], crashed, {1: 1}).tip
+        == "base"
+    )
     nowhere = [Move(kind="edit"), Move(kind="return", commit="unheard-of")]
     assert fold(BEGIN, nowhere, one, {1: 1}).tip == "c1"
 

@@ -65,6 +65,16 @@ def test_locks_left_by_a_killed_git_are_cleared(repository: Repository, tmp_path
     repository.checkout(tmp_path / "w", "b")
 
 
+def test_a_torn_worktree_is_made_afresh(repository: Repository, tmp_path: Path) -> None:
+    base = repository.commit(FILES, "base\n")
+    repository.set_branch("b", base.sha)
+    repository.checkout(tmp_path / "w", "b")
+    (repository.path / "worktrees" / "w" / "HEAD").write_text("0" * 40 + "\n")
+    (repository.path / "worktrees" / "w" / "locked").write_text("initializing")
+    repository.checkout(tmp_path / "w", "b")
+    assert (tmp_path / "w" / "train.py").read_text() == "A = 1\n"
+
+
 def test_a_message_with_odd_characters_is_kept(repository: Repository) -> None:
     message = 'LR "2x" → $(rm) `x` ünï\n\nbody\n'
     commit = repository.commit(FILES, message)

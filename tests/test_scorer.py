@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 
 from inner_loop.channel import MAX_HEADER, BrokenBox, Channel
+from inner_loop.crash import Crash
 from inner_loop.records import Task
-from inner_loop.scorer import BadLogits, Logits, Rows, bits_per_byte, load_shard, token_nats
+from inner_loop.scorer import Logits, Rows, bits_per_byte, load_shard, token_nats
 
 TASK = Task(name="t", corpus="c", vocab_size=300, max_seq_len=8, eval_tokens=400, scored_tokens=400)
 
@@ -74,13 +75,13 @@ def test_logits_that_are_not_finite_are_no_score(cache: Path, value: float) -> N
         logits[0, 0, 0] = value
         return logits
 
-    with pytest.raises(BadLogits) as raised:
+    with pytest.raises(Crash) as raised:
         bits_per_byte(load_shard(cache, "search", TASK), ask, 300)
     assert raised.value.code == "nan"
 
 
 def test_logits_over_another_vocabulary_are_no_score(cache: Path) -> None:
-    with pytest.raises(BadLogits) as raised:
+    with pytest.raises(Crash) as raised:
         bits_per_byte(load_shard(cache, "search", TASK), lambda r: logits_for(r)[..., :299], 300)
     assert raised.value.code == "bad_logits"
 
@@ -96,11 +97,15 @@ def give_up() -> None:
     raise GaveUp
 
 
+def calm() -> None:
+    """A watch that never ends anything."""
+
+
 def test_a_message_crosses_the_wire_whole() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        Channel(ours, give_up).send({"type": "rows"}, b"x" * 10)
-        got = Channel(theirs, give_up).receive()
+        Channel(ours, calm).send({"type": "rows"}, b"x" * 10)
+        got = Channel(theirs, calm).receive(10)
         assert got.header == {"type": "rows", "nbytes": 10}
         assert got.payload == b"x" * 10
 
@@ -118,6 +123,8 @@ def frame(header: bytes) -> bytes:
         frame(b'{"nbytes": -1}'),
         frame(json.dumps({"nbytes": 1 << 40}).encode()),
         frame(b'{"nbytes": "many"}'),
+        frame(b'{"nbytes": Infinity}'),
+        frame(b"[" * 60_000),
         b"\0\0",
     ],
 )
@@ -127,10 +134,27 @@ def test_nonsense_on_the_wire_is_a_broken_box_not_a_bug(data: bytes) -> None:
         theirs.sendall(data)
         theirs.close()
         with pytest.raises(BrokenBox):
-            Channel(ours, give_up).receive()
+            Channel(ours, calm).receive(8)
 
 
 def test_a_silent_box_is_watched_while_waiting() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, pytest.raises(GaveUp):
         Channel(ours, give_up).receive()
+
+
+def test_a_box_that_dribbles_is_watched_too() -> None:
+    ours, theirs = socket.socketpair()
+    calls = 0
+
+    def count() -> None:
+        nonlocal calls
+        calls += 1
+        theirs.send(b" ")
+        if calls == 20:
+            raise GaveUp
+
+    with ours, theirs:
+        theirs.sendall(struct.pack(">I", 60_000))
+        with pytest.raises(GaveUp):
+            Channel(ours, count).receive()

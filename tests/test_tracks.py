@@ -34,6 +34,7 @@ def test_the_default_gpu_track_is_upstreams_protocol() -> None:
         ("baselines = 2", "baselines = 0", ["'baselines'", "0", "greater"]),
         ("baselines = 2\n", "", ["'baselines' is missing"]),
         ('clock = "steps"', 'clock = "moon"', ["'clock'", "'moon'", "'cpu'"]),
+        ("wall_seconds = 180.0", "wall_seconds = inf", ["'limits.wall_seconds'", "finite"]),
         ("experiments = 3", "experiments = 3\nsecs = 1", ["unknown key 'budget.secs'", "usd"]),
         ('task = "tiny"', 'task = "tinny"', ["Unknown task 'tinny'", "Did you mean 'tiny'"]),
         ('task = "tiny"', "task = 3", ["'task' must name a task"]),
