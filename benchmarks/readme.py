@@ -52,6 +52,11 @@ def put(table: str, text: str) -> str:
     return f"{head}{BEGIN}\n{table}\n{END}{tail}"
 
 
+def on_paper(svg: str) -> str:
+    """The drawing on white: as an image of its own it cannot take a dark page's colours."""
+    return svg.replace(">", "><style>svg{background:#fff;color:#111}</style>", 1)
+
+
 def run_demo() -> None:
     """One demo in a home of its own; writes demo.json and staircase.svg."""
     with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +75,7 @@ def run_demo() -> None:
         first = board.standings[0].name
         runs = [d for d in details if d.run.program_name == first and d.gain is not None]
         best = max(runs, key=lambda d: d.gain or 0)
-        svg = staircase_svg(best, board.baseline_sd)
+        svg = on_paper(staircase_svg(best, board.baseline_sd))
         ledger.close()
     (HERE / "demo.json").write_text(board.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (HERE / "staircase.svg").write_text(svg, encoding="utf-8")

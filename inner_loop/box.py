@@ -203,8 +203,13 @@ class RunBox:
                 with suppress(psutil.Error):
                     process.kill()
             time.sleep(0.005)
+        group = self._process.pid  # also reaches what outlived a launcher that was killed
         with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(group, signal.SIGKILL)
+            self._process.wait()
+            for _ in range(200):
+                os.killpg(group, 0)
+                time.sleep(0.005)
         self._process.wait()
 
     def output(self) -> str:

@@ -53,9 +53,6 @@ def derive_seed(*parts: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
-# --- programs ---------------------------------------------------------------------------------
-
-
 class Instruction(Record):
     """The smallest attributable part of a program: a list item, paragraph, table or fence."""
 
@@ -96,9 +93,6 @@ class Submission(Record):
     name: str
     note: str = ""
     """The card's one-line description (a claim)."""
-
-
-# --- tasks and tracks -------------------------------------------------------------------------
 
 
 class Task(Record):
@@ -202,9 +196,6 @@ class Track(Record):
     def fingerprint(self) -> str:
         """Hash of every field: results with different fingerprints are never pooled."""
         return content_hash(self.model_dump(mode="json"))
-
-
-# --- a run ------------------------------------------------------------------------------------
 
 
 class Edit(Record):
@@ -344,9 +335,6 @@ class Tournament(Record):
     entrants: tuple[Entrant, ...]
     replicates: int = Field(ge=1)
     seed: int
-
-
-# --- what analysis derives --------------------------------------------------------------------
 
 
 class Standing(Record):

@@ -42,6 +42,7 @@ TRACK = Track(
     time_budget=3.0,
     limits=Limits(
         startup_seconds=20,
+        scoring_seconds=10,
         wall_seconds=180,
         overtime_fraction=0.1,
         memory_gb=4,
