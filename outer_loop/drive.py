@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
+from analysis.wording import count
 from inner_loop.data import prepare_data
 from inner_loop.errors import unknown
 from inner_loop.home import Home
@@ -145,13 +146,13 @@ def _finished_trainings(ledger: Ledger, plan: Tournament) -> int:
 def _announcement(plan: Tournament, total: int, done: int, slots: int) -> str:
     track = plan.track
     unit = {"cpu": "CPU seconds", "wall": "seconds", "steps": "steps"}[track.clock]
-    each = f"{track.budget.experiments} experiments of {track.time_budget:g} {unit}"
+    each = f"{count(track.budget.experiments, 'experiment')} of {track.time_budget:g} {unit}"
     names = ", ".join(e.name for e in plan.entrants)
     left = f", {done} already done" if done else ""
     return (
         f"Tournament {plan.id} on track {track.name} ({track.fingerprint}): {names}.\n"
-        f"{len(plan.entrants)} programs x {plan.replicates} runs x {each}, with baselines and "
-        f"confirmations {total} trainings{left}, {slots} at a time. "
+        f"{count(len(plan.entrants), 'program')} x {count(plan.replicates, 'run')} x {each}: "
+        f"{total} trainings with baselines and confirmations{left}, {slots} at a time. "
         f"Researcher: {researcher_label(track)}."
     )
 
