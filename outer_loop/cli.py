@@ -167,13 +167,13 @@ def report(
 
     home, ledger = _home(), _ledger()
     chosen = ledger.tournament(tournament)
-    run_ids = runs_of(ledger, chosen, program) if program else None
     if as_json:
         from analysis.report import report_record
 
+        run_ids = runs_of(ledger, chosen, program) if program else None
         _print_json(report_record(ledger, chosen, run_ids))
         return
-    path = write_report(home, ledger, chosen, run_ids, output)
+    path = write_report(home, ledger, chosen, program, output)
     from analysis.leaderboard import leaderboard as standings
     from analysis.terminal import leaderboard_table
 

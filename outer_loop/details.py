@@ -74,13 +74,15 @@ def write_report(
     home: Home,
     ledger: Ledger,
     tournament: Tournament,
-    run_ids: list[str] | None = None,
+    program: str | None = None,
     output: Path | None = None,
 ) -> Path:
-    """Write the HTML page and return where it is."""
+    """Write the HTML page, of all runs or of one program's, and return where it is."""
     from analysis.report import render_report
 
-    path = output or home.tournament(tournament.id) / "report.html"
+    run_ids = runs_of(ledger, tournament, program) if program else None
+    name = f"report-{program}.html" if program else "report.html"
+    path = output or home.tournament(tournament.id) / name
     page = render_report(ledger, tournament, run_ids, commands=commands(tournament))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
