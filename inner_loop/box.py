@@ -42,6 +42,7 @@ class Usage(NamedTuple):
 
     cpu_seconds: float
     memory_gb: float
+    processes: int
 
 
 class RunBox:
@@ -69,7 +70,7 @@ class RunBox:
         cancelled: Callable[[], bool],
     ) -> None:
         self.track, self.cancelled = track, cancelled
-        self.used = Usage(0.0, 0.0)
+        self.used = Usage(0.0, 0.0, 0)
         self.peak_memory_gb = 0.0
         self._seen: dict[tuple[int, float], float] = {}
         self._next_check = 0.0
@@ -78,25 +79,21 @@ class RunBox:
         scratch.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix="box-", dir=scratch))
         try:
-            self._start(files, tokenizer, scratch, seed, slot)
+            self._fill(files, tokenizer)
+            self._spawn(scratch, seed, slot)
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
-    def _start(
-        self,
-        files: Mapping[str, str],
-        tokenizer: Mapping[str, Path],
-        scratch: Path,
-        seed: int,
-        slot: int,
-    ) -> None:
+    def _fill(self, files: Mapping[str, str], tokenizer: Mapping[str, Path]) -> None:
         for name, text in files.items():
             (self.folder / name).write_text(text, encoding="utf-8", newline="")
         for name in ("tmp", "home", "tokenizer"):
             (self.folder / name).mkdir()
         for name, source in tokenizer.items():
             shutil.copyfile(source, self.folder / "tokenizer" / name)
+
+    def _spawn(self, scratch: Path, seed: int, slot: int) -> None:
         self._log = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  # closed in __exit__
         self.wire, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.started = time.monotonic()
@@ -146,14 +143,14 @@ class RunBox:
         if now < self._next_check:
             return
         self._next_check = now + 0.2
-        used, limits = self.usage(), self.track.limits
+        used, limits = self.usage(), self.track.limits  # the one scan of the process table
         if used.memory_gb > limits.memory_gb:
             self._end("oom", f"used {used.memory_gb:.1f} GiB of memory, limit {limits.memory_gb:g}")
         if used.cpu_seconds > self._cpu_deadline:
             self._end("timeout", f"killed after {used.cpu_seconds:.1f} CPU seconds")
         if self.age > self._wall_deadline:
             self._end("timeout", f"killed after {self.age:.0f} s of wall time")
-        if len(self._members()) > limits.processes:
+        if used.processes > limits.processes:
             self._end("exception", f"started more than {limits.processes} processes")
         if self.cancelled():
             self._end("timeout", "cancelled")
@@ -167,7 +164,8 @@ class RunBox:
         process was last seen to use is summed too, and the larger sum counts.
         """
         inherited = memory = 0.0
-        for process in self._members():
+        members = self._members()
+        for process in members:
             try:
                 with process.oneshot():
                     t = process.cpu_times()
@@ -178,7 +176,7 @@ class RunBox:
                 continue
         self.peak_memory_gb = max(self.peak_memory_gb, memory)
         cpu = max(inherited, sum(self._seen.values()), self.used.cpu_seconds)
-        self.used = Usage(cpu, memory)
+        self.used = Usage(cpu, memory, len(members))
         return self.used
 
     def wait(self, seconds: float) -> int | None:
@@ -240,9 +238,8 @@ class RunBox:
         if self.track.clock == "cpu":
             budget = caps.startup_seconds + self.track.time_budget
             limits["RLIMIT_CPU"] = int(CPU_BACKSTOP * budget) + 60
-        if (
-            self.track.device == "cpu" and sys.platform == "linux"
-        ):  # CUDA maps far more than it uses
+        # CUDA maps far more than it uses
+        if self.track.device == "cpu" and sys.platform == "linux":
             limits["RLIMIT_AS"] = int((caps.memory_gb + ADDRESS_SLACK_GB) * GIB)
             limits["RLIMIT_NPROC"] = _own_processes() + caps.processes
         return limits

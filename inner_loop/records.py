@@ -225,8 +225,6 @@ class Move(Record):
     """What kinds of change the researcher says this is."""
     verdict: Literal["keep", "discard"] | None = None
     """On the previous experiment; None = upstream's rule (keep if lower)."""
-    notes: str | None = None
-    """New content of the run's notes file, if the researcher keeps one."""
     tokens: int = 0
     """Model tokens this move used, in and out."""
     usd: float = 0.0

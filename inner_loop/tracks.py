@@ -18,7 +18,6 @@ from inner_loop.records import Record, Task, Track
 
 TASKS = Path(__file__).parent / "tasks"
 TRACKS = Path(__file__).parent / "tracks"
-DEFAULT_TRACK = "tiny-cpu"
 _FILLED_IN = {"name", "hardware", "corpus_sha256", "base_commit"}
 
 R = TypeVar("R", bound=Record)

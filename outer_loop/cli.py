@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from inner_loop.ledger import Ledger
     from inner_loop.records import Record
 
+DEFAULT_TRACK = "tiny-cpu"
 DEFAULT_REPLICATES = 4  # fewer rarely give an interval that says anything
 
 app = typer.Typer(
@@ -62,7 +63,7 @@ def demo(slots: Slots = None, seed: Seed = 0) -> None:
 @app.command()
 def tournament(
     programs: Programs = None,
-    track: TrackName = "tiny-cpu",
+    track: TrackName = DEFAULT_TRACK,
     replicates: Replicates = DEFAULT_REPLICATES,
     experiments: Experiments = None,
     researcher: ResearcherKind = None,
@@ -86,7 +87,7 @@ def tournament(
 @app.command()
 def run(
     program: Annotated[str, typer.Argument(help="A program's folder, file or shipped name.")],
-    track: TrackName = "tiny-cpu",
+    track: TrackName = DEFAULT_TRACK,
     experiments: Experiments = None,
     researcher: ResearcherKind = None,
     model: ModelName = None,
@@ -184,7 +185,7 @@ def report(
 def _tournament(
     programs: list[str] | None,
     *,
-    track: str = "tiny-cpu",
+    track: str = DEFAULT_TRACK,
     replicates: int = DEFAULT_REPLICATES,
     experiments: int | None = None,
     overrides: dict[str, str | None] | None = None,

@@ -7,6 +7,7 @@ Does not own: arguments (`cli.py`), the plan (`plan.py`), the order of work (`to
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from analysis.wording import count
+from analysis.wording import OFFLINE, clock_budget, count
 from inner_loop.data import prepare_data
 from inner_loop.errors import unknown
 from inner_loop.home import Home
@@ -145,8 +146,7 @@ def _finished_trainings(ledger: Ledger, plan: Tournament) -> int:
 
 def _announcement(plan: Tournament, total: int, done: int, slots: int) -> str:
     track = plan.track
-    unit = {"cpu": "CPU seconds", "wall": "seconds", "steps": "steps"}[track.clock]
-    each = f"{count(track.budget.experiments, 'experiment')} of {track.time_budget:g} {unit}"
+    each = f"{count(track.budget.experiments, 'experiment')} of {clock_budget(track)}"
     names = ", ".join(e.name for e in plan.entrants)
     left = f", {done} already done" if done else ""
     return (
@@ -160,7 +160,7 @@ def _announcement(plan: Tournament, total: int, done: int, slots: int) -> str:
 def researcher_label(track: Track) -> str:
     """The researcher as every report names it."""
     if track.researcher == "catalog":
-        return "offline catalogue, no language model"
+        return OFFLINE
     return f"{track.researcher} {track.model or ''}".strip()
 
 
@@ -170,4 +170,11 @@ def _finish(ledger: Ledger, plan: Tournament, page: Path) -> None:
 
     Console().print(leaderboard_table(leaderboard(ledger, plan)))
     print(f"Report: {page}")
-    print(f"Next: metaresearch show {plan.entrants[0].name}-r0 --experiment 1")
+    print(f"Next: {_command()} show {plan.entrants[0].name}-r0 --experiment 1")
+
+
+def _command() -> str:
+    """What a person types for us: the bare name if that is on PATH, else what was typed now."""
+    typed = sys.argv[0]
+    bare = shutil.which("metaresearch") or Path(typed).name != "metaresearch"
+    return "metaresearch" if bare else typed

@@ -121,10 +121,10 @@ def hardware(track: Track) -> str:
 
 def gpus() -> list[str]:
     """Names of the NVIDIA GPUs this process may use."""
-    if shutil.which("nvidia-smi") is None:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible == "" or shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     query += ["-i", visible] if visible else []
     done = subprocess.run(query, capture_output=True, text=True, check=False)
     return done.stdout.strip().splitlines() if done.returncode == 0 else []
