@@ -9,14 +9,13 @@ replaces a literal's whole line, or a block's exact text, and is None where it d
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+from inner_loop.literals import Number, literals, number, set_literal, written
 from inner_loop.records import Edit
 
-Number = int | float
 Build = Callable[[str], list[Edit] | None]
 
 BLOCKS = {
@@ -35,10 +34,6 @@ BLOCKS = {
 }
 """Knob -> variant -> the exact text of that variant in train.py."""
 
-_LITERAL = re.compile(r"^([A-Z][A-Z0-9_]*) = ([^#\r\n]*?)([ \t]*#[^\r\n]*)?\r?$", re.MULTILINE)
-_NUMBER = re.compile(r"-?\d{1,18}(?:\.\d{0,18})?(?:e[-+]?\d{1,3})?")
-_POWER = re.compile(r"2 ?\*\* ?(\d{1,2})")
-
 
 class Change(NamedTuple):
     """What an edit does to one knob, as its description says it."""
@@ -53,18 +48,12 @@ class Change(NamedTuple):
 
 def knobs(source: str) -> dict[str, str]:
     """Every knob of `source` and its value: equal knobs are, to the catalogue, equal files."""
-    found = {match[1]: canonical(match[2]) for match in _LITERAL.finditer(source)}
+    found = literals(source)
     for knob, variants in BLOCKS.items():
         present = [name for name, text in variants.items() if source.count(text) == 1]
         if len(present) == 1:
             found[knob] = present[0]
     return found
-
-
-def canonical(value: str) -> str:
-    """A literal's text in the one way the catalogue writes it: `0.020` is `0.02`."""
-    number = _number(value)
-    return " ".join(value.split()) if number is None else _written(number, value)
 
 
 def describe(before: str, after: str) -> str:
@@ -82,43 +71,13 @@ def read_description(description: str) -> tuple[Change, ...]:
 
 def step_name(change: Change) -> str:
     """The name of the edit that makes this change: the knob, and up, down or the new value."""
-    old, new = _number(change.old), _number(change.new)
+    old, new = number(change.old), number(change.new)
     if old is None or new is None:
         return f"{change.knob} {change.new}"
     return f"{change.knob} {'up' if new > old else 'down'}"
 
 
-def _number(text: str) -> Number | None:
-    if power := _POWER.fullmatch(text):
-        return 1 << int(power[1])
-    if not _NUMBER.fullmatch(text):
-        return None
-    value = float(text) if re.search(r"[.e]", text) else int(text)
-    return value if math.isfinite(value) else None
-
-
-def _written(value: Number, like: str) -> str:
-    """`value` as Python text: rounded as people write it, a power of two where `like` is one."""
-    if isinstance(value, int):
-        power = _POWER.fullmatch(like) and value > 0 and value & (value - 1) == 0
-        return f"2**{value.bit_length() - 1}" if power else str(value)
-    return repr(float(f"{value:.6g}"))
-
-
 # --- building edits ---------------------------------------------------------------------------
-
-
-def set_literal(source: str, name: str, value: str) -> list[Edit] | None:
-    """Replace the one line of literal `name`, its comment kept in its column."""
-    lines = [match for match in _LITERAL.finditer(source) if match[1] == name]
-    if len(lines) != 1 or canonical(lines[0][2]) == value:
-        return None
-    line, comment = lines[0][0], lines[0][3] or ""
-    start = f"{name} = {value}"
-    column = len(line.rstrip("\r")) - len(comment.lstrip())
-    end = "\r" if line.endswith("\r") else ""
-    text = f"{start.ljust(column - 1)} {comment.lstrip()}" if comment else start
-    return [Edit(search=line, replace=text + end)]
 
 
 def step(name: str, move: Callable[[Number, dict[str, str]], Number | None]) -> Build:
@@ -126,9 +85,9 @@ def step(name: str, move: Callable[[Number, dict[str, str]], Number | None]) -> 
 
     def build(source: str) -> list[Edit] | None:
         now = knobs(source)
-        value = _number(now.get(name, ""))
+        value = number(now.get(name, ""))
         new = None if value is None else move(value, now)
-        return None if new is None else set_literal(source, name, _written(new, now[name]))
+        return None if new is None else set_literal(source, name, written(new, now[name]))
 
     return build
 
@@ -163,7 +122,7 @@ def width_times(factor: float) -> Build:
     """Width in whole heads: train.py asks for a multiple of HEAD_DIM."""
 
     def move(value: Number, now: dict[str, str]) -> Number | None:
-        head = _number(now.get("HEAD_DIM", "")) or 1
+        head = number(now.get("HEAD_DIM", "")) or 1
         heads = round(value * factor / head)
         return int(heads * head) if heads >= 1 else None
 
@@ -174,7 +133,7 @@ def head_dim_times(factor: float) -> Build:
     """Heads as wide as divide WIDTH evenly; rotary embeddings need an even number of channels."""
 
     def move(value: Number, now: dict[str, str]) -> Number | None:
-        new, width = int(value * factor), _number(now.get("WIDTH", ""))
+        new, width = int(value * factor), number(now.get("WIDTH", ""))
         fits = new >= 4 and new % 2 == 0 and width is not None and width % new == 0
         return new if fits else None
 

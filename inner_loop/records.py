@@ -21,6 +21,7 @@ Status = Literal["keep", "discard", "crash"]
 RunState = Literal["waiting", "running", "complete", "failed"]
 Role = Literal["entrant", "control", "baseline"]
 Shard = Literal["search", "audit", "locked"]
+Constant = bool | int | float | str  # a value of an ALL_CAPS constant of train.py
 CrashCode = Literal[
     "exception",  # train.py raised or exited with a non-zero code
     "syntax",  # train.py does not compile
@@ -65,9 +66,8 @@ class Instruction(Record):
     text: str
     """The instruction's own text, without list markers."""
     start_line: int
-    """First source line, from 0."""
     end_line: int
-    """One past the last source line."""
+    """First source line, from 0, and one past the last."""
 
 
 class Program(Record):
@@ -100,7 +100,9 @@ class Task(Record):
 
     name: str
     corpus: str
-    """Name of a corpus prepare.py knows, for example `shakespeare`."""
+    """A corpus prepare.py knows, for example `shakespeare`, or the name of a file of texts."""
+    corpus_file: str = Field(default="", exclude=True)
+    """Where that file is on this machine; stored nowhere, its content's hash is the track's."""
     vocab_size: int = Field(ge=260, le=65535)
     """Tokens in the vocabulary, special tokens included."""
     max_seq_len: int = Field(ge=8, le=65536)
@@ -109,6 +111,8 @@ class Task(Record):
     """Tokens of the search shard that a stand-alone `evaluate_bpb` scores."""
     scored_tokens: int = Field(ge=1)
     """Tokens of a shard that the scorer scores."""
+    start: dict[str, Constant] = {}
+    """Literals of the starting train.py that differ from the shipped file, by name."""
 
     @model_validator(mode="after")
     def _rows_fit(self) -> Self:
@@ -163,7 +167,9 @@ class Track(Record):
 
     name: str
     task: Task
-    device: Literal["cpu", "cuda"]
+    start: dict[str, Constant] = {}
+    """Literals of the starting train.py on this track; they come after the task's."""
+    device: Literal["cpu", "cuda", "mps"]
     """Device the run box shows to train.py."""
     clock: Clock
     """What `time_budget` counts: wall seconds, CPU seconds of the process tree, or steps."""
@@ -194,7 +200,7 @@ class Track(Record):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of every field: results with different fingerprints are never pooled."""
+        """Hash of every stored field: results with different fingerprints are never pooled."""
         return content_hash(self.model_dump(mode="json"))
 
 
@@ -226,9 +232,8 @@ class Move(Record):
     verdict: Literal["keep", "discard"] | None = None
     """On the previous experiment; None = upstream's rule (keep if lower)."""
     tokens: int = 0
-    """Model tokens this move used, in and out."""
     usd: float = 0.0
-    """Model cost of this move in US dollars."""
+    """What the move cost: model tokens, in and out, and US dollars."""
 
 
 class Claims(Record):

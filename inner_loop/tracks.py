@@ -1,6 +1,7 @@
 """Tasks and tracks from TOML files; DESIGN.md sections 1 and 6.1.
 
-Owns: reading and checking the files, and the task.json that prepare.py reads.
+Owns: reading and checking the files, the task.json that prepare.py reads, and where a task's own
+corpus file lies (beside the task file, if the path is relative).
 Does not own: the hardware key and the base commit (filled in by whoever starts a tournament).
 """
 
@@ -18,7 +19,8 @@ from inner_loop.records import Record, Task, Track
 
 TASKS = Path(__file__).parent / "tasks"
 TRACKS = Path(__file__).parent / "tracks"
-_FILLED_IN = {"name", "hardware", "corpus_sha256", "base_commit"}
+TEXT_FILES = (".txt", ".jsonl", ".parquet")
+_FILLED_IN = {"name", "hardware", "corpus_sha256", "base_commit", "corpus_file"}
 
 R = TypeVar("R", bound=Record)
 
@@ -36,6 +38,8 @@ def load_track(name_or_path: str) -> Track:
         raise UserError(f"{path}: key 'task' must name a task; add for example task = \"tiny\".")
     task_path = _find(task_name, TASKS, "task", beside=path)
     task = checked(Task, {"name": task_path.stem, **_own_keys(task_path)}, task_path)
+    if task.corpus.endswith(TEXT_FILES):
+        task = task.model_copy(update=_beside(task_path, task.corpus))
     return checked(Track, {**table, "name": path.stem, "task": task}, path)
 
 
@@ -66,6 +70,13 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"Cannot read {path} ({error}); check the path and the file.") from error
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}; correct that place.") from error
+
+
+def _beside(task_path: Path, corpus: str) -> dict[str, str]:
+    file = (task_path.parent / corpus).resolve()
+    if not file.is_file():
+        raise UserError(f"{task_path}: there is no corpus file {file}; correct key 'corpus'.")
+    return {"corpus": file.name, "corpus_file": str(file)}
 
 
 def _own_keys(path: Path) -> dict[str, Any]:
