@@ -1,32 +1,36 @@
 """
 The fixed side of an experiment: data, tokenizer, dataloader, clock, metric. A researcher never edits it.
 It owns what is trained on, what is scored, and how much of the budget is used. It does not own the model,
-the optimizer or the schedule (train.py), nor any number that counts: under the harness the scorer computes
-val_bpb outside this process, from logits.
+the optimizer or the schedule (train.py), how the corpus gets here (inner_loop/corpora, called by main), nor
+any number that counts: under the harness the scorer computes val_bpb outside this process, from logits.
 
 Usage:
-    python prepare.py                          # prepare the corpus named in task.json, once
-    python prepare.py --corpus FILE.parquet    # prepare another corpus (a `text` column)
-    python prepare.py --task FILE --cache DIR  # another task, another place
+    python prepare.py                       # prepare the corpus named in task.json, once
+    python prepare.py --corpus FILE...      # prepare your own texts (.txt, .jsonl, .parquet)
+    python prepare.py --shards 4            # climbmix with fewer training shards
+    python prepare.py --help                # all of it
 
 A `task.json` beside this file sets the constants below.
 """
 
 import argparse
 import base64
-import contextlib
-import fcntl
 import hashlib
 import json
 import math
 import os
+import queue
+import random
 import shutil
 import socket
 import struct
+import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -44,8 +48,7 @@ UPSTREAM_TASK = {
     "time_budget": 300,
 }
 CLOCKS = ("wall", "cpu", "steps")
-SPECIAL_TOKENS = ["<|reserved_0|>", "<|reserved_1|>", "<|reserved_2|>", "<|reserved_3|>"]
-BOS_TOKEN = SPECIAL_TOKENS[0]
+SPECIAL_TOKENS = 4
 
 
 def check_task(task, path):
@@ -60,10 +63,11 @@ def check_task(task, path):
     need(isinstance(task, dict), "the task must be a JSON object.")
     missing = [key for key in UPSTREAM_TASK if key not in task]
     need(not missing, f"the task lacks {', '.join(missing)}.")
-    for key in ("name", "corpus"):
-        plain = isinstance(task[key], str) and task[key].replace("-", "").replace("_", "").isalnum()
-        need(plain, f"{key} must be a word of letters, digits, - and _.")
-    count("vocab_size", 256 + len(SPECIAL_TOKENS), 65536)
+    for key, value in (("name", task["name"]), ("corpus", task["corpus"])):
+        word = value.removesuffix(os.path.splitext(value)[1]) if isinstance(value, str) else ""
+        plain = word.replace("-", "").replace("_", "").isalnum()
+        need(plain, f"{key} must be a word of letters, digits, - and _ (a file of texts: with its ending).")
+    count("vocab_size", 256 + SPECIAL_TOKENS, 65536)
     count("max_seq_len", 1, 1 << 20)
     count("eval_tokens", task["max_seq_len"], 1 << 40)
     need(task["clock"] in CLOCKS, f"clock must be one of {', '.join(CLOCKS)}.")
@@ -95,54 +99,70 @@ EVAL_TOKENS = TASK["eval_tokens"]  # number of tokens scored for val_bpb
 VOCAB_SIZE = TASK["vocab_size"]    # BPE vocabulary, special tokens included
 CLOCK = TASK["clock"]              # "wall", "cpu" or "steps"
 
-SPLITS = {"train": 0.85, "search": 0.05, "audit": 0.05, "locked": 0.05}  # shares of the documents
-SPLIT_RULE = 1                     # raise it when documents would land elsewhere
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+EVAL_ROWS = 32                     # rows scored at a time, whatever batch size train.py trains with
 
-# GPT-4's split pattern with numbers cut at two digits: a small vocabulary has no room for three
-SPLIT_PATTERN = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
-    r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-)
-
-if DEVICE == "cpu" and CLOCK != "wall":
+if CLOCK != "wall":
     torch.set_num_threads(1)
+
+# ---------------------------------------------------------------------------
+# Device
+# ---------------------------------------------------------------------------
+
+
+def pick_device(wanted=None):
+    """What to train on: `wanted` (the harness says, in METARESEARCH_DEVICE), else the best there is."""
+    if wanted == "cpu":
+        return "cpu"
+    if wanted == "cuda" or torch.cuda.is_available():
+        try:
+            torch.cuda.init()
+        except (RuntimeError, AssertionError) as e:
+            raise SystemExit(f"FAIL: no GPU can be used: {str(e).splitlines()[0]}") from None
+        return "cuda"
+    mps = torch.backends.mps.is_available()
+    if wanted == "mps" and not mps:
+        raise SystemExit("FAIL: no Apple GPU can be used: torch finds no MPS device.")
+    return "mps" if mps else "cpu"
+
+
+def check_compiler():
+    """torch.compile on a GPU needs Triton, and Triton needs a C compiler: say so before it fails."""
+    import importlib.util
+
+    if importlib.util.find_spec("triton") is None:
+        raise SystemExit("FAIL: Cannot find a working triton installation; install the triton that your torch names.")
+    if not (os.environ.get("CC") or any(map(shutil.which, ("gcc", "clang", "cc")))):
+        raise SystemExit("FAIL: Failed to find C compiler. Install gcc or clang, or name one in CC.")
+
+
+# dense bf16, FLOP/s, from the makers' data sheets; the first name that is part of the device's counts
+PEAK_FLOPS = {
+    "H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12,
+    "L40S": 362e12, "L4": 121e12, "A10": 125e12, "RTX 5090": 209e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
+}
+
+
+def peak_flops():
+    """Of this device, for the share of it that a training uses; None where we do not know it."""
+    name = torch.cuda.get_device_name() if DEVICE == "cuda" else ""
+    return next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
+
+
+DEVICE = pick_device(os.environ.get("METARESEARCH_DEVICE"))
 
 # ---------------------------------------------------------------------------
 # Cache: where prepared data lives, and whether it is whole
 # ---------------------------------------------------------------------------
 
 
-def file_sha256(path):
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def find_corpus(task, corpus=None):
-    """The parquet file to read: the one given, or the bundled one of that name; None when there is none."""
-    if corpus:
-        return corpus
-    bundled = os.path.join(HERE, "data", f"{task['corpus']}.parquet")
-    return bundled if os.path.exists(bundled) else None
-
-
-def cache_key(task):
-    """Names the data: only the fields that change it, so tasks that differ elsewhere share a cache."""
-    bundled = find_corpus(task)
-    fields = {
-        "corpus": task["corpus"],
-        "corpus_sha256": file_sha256(bundled) if bundled else None,
-        "vocab_size": task["vocab_size"],
-        "split_rule": SPLIT_RULE,
-    }
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
-
-
 def cache_dir(task):
+    """METARESEARCH_CACHE, else a folder named after everything in the task that changes the data."""
     if os.environ.get("METARESEARCH_CACHE"):
         return os.environ["METARESEARCH_CACHE"]
     home = os.environ.get("METARESEARCH_HOME") or "results"
-    return os.path.join(home, "cache", f"{task['name']}-{cache_key(task)}")
+    fields = [task["corpus"], task["vocab_size"], task["max_seq_len"]]
+    key = hashlib.sha256(json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
+    return os.path.join(home, "cache", f"{task['name']}-{key[:8]}")
 
 
 def read_manifest(cache):
@@ -158,94 +178,9 @@ def read_manifest(cache):
     return manifest
 
 
-def write_file(path, data):
-    with open(path, "wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-
-
-def sync_dir(path):
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def cache_lock(cache):
-    """One builder at a time; a killed builder's lock falls with it."""
-    os.makedirs(cache, exist_ok=True)
-    with open(os.path.join(cache, ".lock"), "a") as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
-        yield
-
-
-# ---------------------------------------------------------------------------
-# Documents
-# ---------------------------------------------------------------------------
-
-
-def read_documents(path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        parquet = pq.ParquetFile(path)
-        kind = parquet.schema_arrow.field("text").type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise SystemExit(f"{path}: the column `text` must hold strings, not {kind}.")
-        batches = parquet.iter_batches(columns=["text"])
-        texts = [text for batch in batches for text in batch.column(0).to_pylist() if text]
-    except KeyError:
-        raise SystemExit(f"{path}: no column `text`; the corpus needs one document a row in it.") from None
-    except (OSError, ValueError, pa.ArrowException) as e:
-        reason = str(e).split("\n")[0]
-        raise SystemExit(f"{path}: cannot read the corpus as parquet: {reason}") from None
-    if not texts:
-        raise SystemExit(f"{path}: the corpus has no documents.")
-    return texts
-
-
-def split_of(digest):
-    share, edge = int.from_bytes(digest[:8], "big") / 2**64, 0.0
-    for name, size in SPLITS.items():
-        edge += size
-        if share < edge:
-            return name
-    return name
-
-
-def split_documents(texts):
-    """Split by content hash: stable when documents come or go, and equal texts stay together."""
-    splits = {name: [] for name in SPLITS}
-    for text in texts:
-        digest = hashlib.sha256(text.encode()).digest()
-        splits[split_of(digest)].append((digest, text))
-    seen = {}
-    for name, documents in splits.items():
-        documents.sort()  # by hash: shuffled once, the same for everyone
-        for digest, _ in documents:
-            assert seen.setdefault(digest, name) == name, "a document is in two splits"
-    return {name: [text for _, text in documents] for name, documents in splits.items()}
-
-
 # ---------------------------------------------------------------------------
 # Tokenizer
 # ---------------------------------------------------------------------------
-
-
-def train_tokenizer(texts, vocab_size):
-    """Trains BPE and returns the tokenizer as plain data: tokens in order of rank, base64."""
-    import rustbpe
-
-    bpe = rustbpe.Tokenizer()
-    bpe.train_from_iterator(iter(texts), vocab_size - len(SPECIAL_TOKENS), pattern=SPLIT_PATTERN)
-    ranks = sorted(bpe.get_mergeable_ranks(), key=lambda pair: pair[1])
-    assert [rank for _, rank in ranks] == list(range(len(ranks)))
-    tokens = [base64.b64encode(bytes(token)).decode() for token, _ in ranks]
-    return {"format": 1, "pattern": SPLIT_PATTERN, "special_tokens": SPECIAL_TOKENS, "tokens": tokens}
 
 
 class Tokenizer:
@@ -281,7 +216,7 @@ class Tokenizer:
         return len(self.tokens) + len(self.specials)
 
     def get_bos_token_id(self):
-        return self.specials[BOS_TOKEN]
+        return len(self.tokens)  # the first special token
 
     def encode(self, text, prepend=None):
         if isinstance(text, list):
@@ -313,113 +248,108 @@ def get_token_bytes(device="cpu"):
 
 
 # ---------------------------------------------------------------------------
-# Preparation
+# Packing: documents to rows
 # ---------------------------------------------------------------------------
 
-
-def write_split(path, texts, tokenizer):
-    bos, tokens = tokenizer.get_bos_token_id(), 0
-    with open(path, "wb") as f:
-        for i in range(0, len(texts), 1024):
-            for row in tokenizer.encode(texts[i:i + 1024], prepend=bos):
-                f.write(np.array(row, dtype="<u2").tobytes())
-                tokens += len(row)
-        f.flush()
-        os.fsync(f.fileno())
-    return {"documents": len(texts), "tokens": tokens, "bytes": sum(len(t.encode()) for t in texts)}
+POOL_PIECES = 4096  # pieces to choose from; also how far documents are shuffled
+PACK_SEED = 0       # the order of the data is part of the task: the same for every experiment
 
 
-def check_sizes(manifest, task, name):
-    for split, counts in manifest["splits"].items():
-        if counts["documents"] < 1 or counts["tokens"] <= task["max_seq_len"]:
-            raise SystemExit(
-                f"{name}: the corpus is too small: the {split} split has {counts['documents']} documents and "
-                f"{counts['tokens']} tokens, and needs at least 1 and {task['max_seq_len'] + 1}."
-            )
+def find_documents(tokens, bos, window=1 << 20):
+    """(start, length) of every document's text; the BOS in front of it is left out."""
+    start = len(tokens)
+    for at in range(0, len(tokens), window):
+        for hit in (np.flatnonzero(tokens[at:at + window] == bos) + at).tolist():
+            if hit > start:
+                yield start, hit - start
+            start = hit + 1
+    if start < len(tokens):
+        yield start, len(tokens) - start
 
 
-def build(task, corpus, folder):
-    """Writes everything but the manifest into an empty folder, and returns the manifest."""
-    splits = split_documents(read_documents(corpus))
-    if not splits["train"]:
-        raise SystemExit(f"{corpus}: the corpus is too small: no document falls into the train split.")
-    data = train_tokenizer(splits["train"], task["vocab_size"])
-    tokenizer = Tokenizer(data)
-    write_file(os.path.join(folder, "tokenizer.json"), json.dumps(data, indent=0).encode())
-    with open(os.path.join(folder, "token_bytes.npy"), "wb") as f:
-        np.save(f, tokenizer.token_bytes())
-        f.flush()
-        os.fsync(f.fileno())
-    counts = {name: write_split(os.path.join(folder, f"{name}.bin"), texts, tokenizer)
-              for name, texts in splits.items()}
-    manifest = {
-        "data_key": cache_key(task), "corpus": task["corpus"], "corpus_sha256": file_sha256(corpus),
-        "split_rule": SPLIT_RULE, "split_shares": SPLITS, "vocab_size": tokenizer.get_vocab_size(),
-        "splits": counts,
-        "files": {name: {"bytes": os.path.getsize(path), "sha256": file_sha256(path)}
-                  for name, path in ((n, os.path.join(folder, n)) for n in sorted(os.listdir(folder)))},
-    }
-    check_sizes(manifest, task, corpus)
-    return manifest
+class Packer:
+    """
+    Fills rows of `length` tokens with pieces of documents, each behind a BOS, so every row starts with one.
+
+    A document longer than a row is cut into pieces that fill rows, and a rest. A row takes the longest piece
+    that fits, again and again; when none fits, the shortest is cropped and what is left of it goes back into
+    the pool. So every token of text is used exactly once an epoch. A single last place gets a lone BOS.
+    Pieces lie in bins by the places they need, and bit n of `mask` says that bin n holds one: the longest
+    that fits is one bit_length away, however many pieces there are. Within a bin the choice is random.
+    """
+
+    def __init__(self, tokens, bos, length, endless):
+        self.tokens, self.bos, self.length, self.endless = tokens, bos, length, endless
+        self.bins = [[] for _ in range(length + 1)]
+        self.mask = self.held = 0
+        self.epoch = 1
+        self.documents = find_documents(tokens, bos)
+        self.rng = random.Random(PACK_SEED)
+
+    def put(self, start, need):
+        self.bins[need].append(start)
+        self.mask |= 1 << need
+        self.held += 1
+
+    def take(self, need):
+        pieces = self.bins[need]
+        i = int(self.rng.random() * len(pieces))
+        pieces[i], pieces[-1] = pieces[-1], pieces[i]
+        start = pieces.pop()
+        if not pieces:
+            self.mask ^= 1 << need
+        self.held -= 1
+        return start
+
+    def refill(self):
+        whole = self.length - 1
+        while self.held < POOL_PIECES and self.documents is not None:
+            for start, size in self.documents:
+                for at in range(start, start + size, whole):
+                    self.put(at, 1 + min(whole, start + size - at))
+                if self.held >= POOL_PIECES:
+                    return
+            self.documents = find_documents(self.tokens, self.bos) if self.endless else None
+            self.epoch += self.endless
+
+    def plan_row(self):
+        """[(place, start, size)]: where in the row which text goes; None when a finite stream runs dry."""
+        plan, place = [], 0
+        while (space := self.length - place) > 1:
+            if self.held < POOL_PIECES:
+                self.refill()
+            if not self.mask:
+                return None
+            fitting = self.mask & ((2 << space) - 1)
+            need = (fitting.bit_length() if fitting else (self.mask & -self.mask).bit_length()) - 1
+            start, used = self.take(need), min(need, space)
+            if need > used:
+                self.put(start + used - 1, 1 + need - used)
+            plan.append((place, start, used - 1))
+            place += used
+        return plan
+
+    def fill(self, rows):
+        """Writes the next rows into an array (N, length); returns how many there were."""
+        rows[:] = self.bos
+        for i, row in enumerate(rows):
+            plan = self.plan_row()
+            if plan is None:
+                return i
+            for place, start, size in plan:
+                row[place + 1:place + 1 + size] = self.tokens[start:start + size]
+        return len(rows)
 
 
-def install(folder, cache, manifest):
-    """Moves built files into place. The manifest leaves first and comes last: it claims that all is there."""
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(os.path.join(cache, "manifest.json"))
-    sync_dir(cache)
-    for name in manifest["files"]:
-        os.replace(os.path.join(folder, name), os.path.join(cache, name))
-    sync_dir(cache)
-    write_file(os.path.join(folder, "manifest.json"), json.dumps(manifest, indent=1).encode())
-    os.replace(os.path.join(folder, "manifest.json"), os.path.join(cache, "manifest.json"))
-    sync_dir(cache)
-
-
-def is_complete(cache, task, corpus):
-    manifest = read_manifest(cache)
-    if manifest is None or manifest.get("data_key") != cache_key(task):
-        return False
-    return corpus is None or manifest.get("corpus_sha256") == file_sha256(corpus)
-
-
-def require_corpus(task, corpus):
-    if corpus is None and task["corpus"] == "climbmix":
-        raise SystemExit("Downloading climbmix comes in a later version; until then: --corpus FILE.parquet.")
-    if corpus is None:
-        where = os.path.join(HERE, "data", f"{task['corpus']}.parquet")
-        raise SystemExit(f"{where}: no such corpus file; give another with --corpus FILE.parquet.")
-    if not os.path.isfile(corpus):
-        raise SystemExit(f"{corpus}: no such corpus file; give a parquet file with a `text` column.")
-
-
-def prepare(task, cache=None, corpus=None):
-    """Fills the cache for a task, unless it is filled; returns its folder."""
-    cache, corpus = cache or cache_dir(task), find_corpus(task, corpus)
-    if corpus and not os.path.isfile(corpus):
-        require_corpus(task, corpus)
-    if not is_complete(cache, task, corpus):
-        require_corpus(task, corpus)
-        with cache_lock(cache):
-            if not is_complete(cache, task, corpus):  # another process may have been faster
-                fill(cache, task, corpus)
-                return cache
-    check_sizes(read_manifest(cache), task, cache)
-    print(f"Data is ready in {cache}")
-    return cache
-
-
-def fill(cache, task, corpus):
-    folder = os.path.join(cache, ".build")
-    shutil.rmtree(folder, ignore_errors=True)  # what a killed builder left
-    os.makedirs(folder)
-    try:
-        manifest = build(task, corpus, folder)
-        install(folder, cache, manifest)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    tokens = ", ".join(f"{name} {counts['tokens']:,}" for name, counts in manifest["splits"].items())
-    print(f"Prepared {task['corpus']} in {cache} (tokens: {tokens})")
+def pack_rows(tokens, bos, length):
+    """All rows of one pass over a split, uint16 (N, length); a last row that cannot be filled is left out."""
+    packer, parts = Packer(np.asarray(tokens), bos, length, endless=False), []
+    while True:
+        rows = np.empty((1024, length), dtype="<u2")
+        filled = packer.fill(rows)
+        parts.append(rows[:filled])
+        if filled < len(rows):
+            return np.concatenate(parts)
 
 
 # ---------------------------------------------------------------------------
@@ -531,36 +461,92 @@ def map_split(name):
 def release_train():
     global _train_tokens, _released_at
     if _train_tokens is None:
-        _train_tokens = HARNESS.request_data() if HARNESS else map_split("train")
+        tokens = HARNESS.request_data() if HARNESS else map_split("train")
+        _train_tokens = np.asarray(tokens)  # the same pages; slices of a plain array cost less
         _released_at = _clock()
     return _train_tokens
 
 
-def to_device(batch):
-    batch = torch.from_numpy(batch)
-    return batch.pin_memory().to("cuda", non_blocking=True) if DEVICE == "cuda" else batch
+def search_rows():
+    """The rows that are scored, uint16 (N, MAX_SEQ_LEN + 1): inputs and, shifted by one, targets."""
+    return map_split("search").reshape(-1, MAX_SEQ_LEN + 1)[:max(1, EVAL_TOKENS // MAX_SEQ_LEN)]
 
 
-def make_dataloader(tokenizer, B, T, split):
-    """Yields (x, y, epoch) for ever: a ring of documents, cut into rows of T + 1 tokens that share ends."""
+class Loader:
+    """
+    Yields (x, y, epoch) for ever: token ids (B, T) and the same shifted by one, on DEVICE. Nothing is read
+    before the first batch is asked for. `rows` counts the rows given out so far: a loader made with that
+    number as `first_row` goes on exactly there, whatever its B.
+
+    On a GPU a thread packs ahead into pinned memory, so that no step waits for its data; on a CPU that
+    thread would only take time from the step, and packing is a small part of it.
+    """
+
+    def __init__(self, B, first_row, source):
+        self.B, self.rows, self.source, self.batches = B, first_row, source, None
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.batches is None:
+            batches = self.source(self.rows)
+            self.batches = batches if DEVICE == "cpu" else read_ahead(batches)
+        batch, epoch = next(self.batches)
+        self.rows += self.B
+        if DEVICE != "cpu":
+            batch = batch.to(DEVICE, non_blocking=True)
+        return batch[:, :-1], batch[:, 1:], epoch
+
+
+def packed_batches(bos, B, T, first_row):
+    """Training rows (B, T + 1) from the packer; the first one asks the harness for the data."""
+    packer = Packer(release_train(), bos, T + 1, endless=True)
+    for _ in range(first_row):
+        packer.plan_row()
+    while True:
+        rows = np.empty((B, T + 1), dtype=np.int64)
+        packer.fill(rows)
+        yield torch.from_numpy(rows), packer.epoch
+
+
+def search_batches(B, T, first_row):
+    rows, at = search_rows(), first_row
+    while True:
+        indices = np.arange(at, at + B)
+        batch = rows[indices % len(rows), :T + 1].astype(np.int64)
+        yield torch.from_numpy(batch), 1 + at // len(rows)
+        at += B
+
+
+def read_ahead(batches, depth=4):
+    """The same batches, made by a thread that stays `depth` ahead and hands on what it fails with."""
+    ready = queue.Queue(depth)
+
+    def work():
+        try:
+            for batch, epoch in batches:
+                ready.put((batch.pin_memory() if DEVICE == "cuda" else batch, epoch))
+        except BaseException as e:
+            ready.put(e)
+
+    threading.Thread(target=work, daemon=True).start()
+    while True:
+        item = ready.get()
+        if isinstance(item, BaseException):
+            raise item
+        yield item
+
+
+def make_dataloader(tokenizer, B, T, split, buffer_size=POOL_PIECES, first_row=0):
+    """An endless Loader over a split; `buffer_size` is upstream's and has no effect here."""
     assert split in ("train", "val"), f"Unknown split {split!r}. Known: train, val."
     if split == "val" and HARNESS:
         raise RuntimeError("The validation text stays with the scorer: only `train` can be read here.")
-    return _batches(B, T, split)
-
-
-def _batches(B, T, split):
-    tokens = release_train() if split == "train" else map_split("search")
-    size, start, need = len(tokens), 0, B * T + 1
-    while True:
-        at = start % size
-        if at + need <= size:
-            chunk = tokens[at:at + need].astype(np.int64)
-        else:
-            chunk = np.take(tokens, np.arange(at, at + need), mode="wrap").astype(np.int64)
-        batch = to_device(chunk)
-        yield batch[:-1].view(B, T), batch[1:].view(B, T), 1 + start // size
-        start += B * T
+    if split == "val":
+        return Loader(B, first_row, lambda row: search_batches(B, T, row))
+    bos = tokenizer.get_bos_token_id()
+    return Loader(B, first_row, lambda row: packed_batches(bos, B, T, row))
 
 
 # ---------------------------------------------------------------------------
@@ -575,16 +561,14 @@ def compute_logits(model, rows):
     return model(torch.from_numpy(rows.astype(np.int64)).to(device)).float()
 
 
-def score_search_split(model, batch_size):
-    tokens, token_bytes = map_split("search"), get_token_bytes()
-    rows = min(EVAL_TOKENS, len(tokens) - 1) // MAX_SEQ_LEN
-    inputs = tokens[:rows * MAX_SEQ_LEN].reshape(rows, MAX_SEQ_LEN)
-    targets = tokens[1:rows * MAX_SEQ_LEN + 1].astype(np.int64).reshape(rows, MAX_SEQ_LEN)
+def score_search_split(model):
+    rows, token_bytes = search_rows(), get_token_bytes()
     total_nats, total_bytes = 0.0, 0
-    for i in range(0, rows, batch_size):
-        y = torch.from_numpy(targets[i:i + batch_size])
-        logits = compute_logits(model, inputs[i:i + batch_size])
-        nats = -logits.log_softmax(-1).gather(-1, y.to(logits.device).unsqueeze(-1)).squeeze(-1)
+    for i in range(0, len(rows), EVAL_ROWS):
+        part = rows[i:i + EVAL_ROWS]
+        y = torch.from_numpy(part[:, 1:].astype(np.int64)).flatten()
+        logits = compute_logits(model, part[:, :-1])
+        nats = F.cross_entropy(logits.flatten(0, 1), y.to(logits.device), reduction="none")
         nbytes = token_bytes[y]
         total_nats += nats.cpu().double()[nbytes > 0].sum().item()
         total_bytes += nbytes.sum().item()
@@ -594,14 +578,15 @@ def score_search_split(model, batch_size):
 def evaluate_bpb(model, tokenizer, batch_size):
     """
     Bits per byte of the search shard: nats of every target that stands for bytes, over ln 2 times the bytes.
-    Special tokens stand for none and are left out of both sums. Independent of the vocabulary.
+    Special tokens stand for none and are left out of both sums. Independent of the vocabulary, and of
+    `batch_size`, which is upstream's: the rows scored at a time are fixed.
     """
     was_training = model.training
     model.eval()
     try:
         if HARNESS:
             return HARNESS.score(model, tokenizer.get_vocab_size())
-        return score_search_split(model, batch_size)
+        return score_search_split(model)
     finally:
         model.train(was_training)
 
@@ -612,17 +597,20 @@ def evaluate_bpb(model, tokenizer, batch_size):
 
 
 def main():
+    from functools import partial
+
+    from inner_loop.corpora import build, command
+
     parser = argparse.ArgumentParser(description="Prepare data and tokenizer for experiments, once.")
     parser.add_argument("--task", help="task file (default: task.json beside prepare.py, else upstream's)")
     parser.add_argument("--cache", help="folder to fill (default: METARESEARCH_CACHE, else results/cache)")
-    parser.add_argument("--corpus", help="parquet file with a `text` column (default: the bundled one)")
+    command.add_arguments(parser)
     args = parser.parse_args()
     task = load_task(args.task) if args.task else TASK
-    try:
-        prepare(task, args.cache, args.corpus)
-    except OSError as e:
-        where, why = args.cache or cache_dir(task), e.strerror or e
-        raise SystemExit(f"Cannot prepare the data in {where} ({why}); check its permissions and the free space.") from None
+    cache = Path(args.cache or cache_dir(task))
+    tools = build.Tools(tokenizer=Tokenizer, pack=pack_rows)
+    with command.sentences(cache):
+        build.prepare(task, cache, command.source_from(args, task), tools, partial(print, flush=True))
 
 
 if __name__ == "__main__":

@@ -36,14 +36,12 @@ class ScoredShard(NamedTuple):
 
 
 def load_shard(cache: Path, shard: Shard, task: Task) -> ScoredShard:
-    """The first `scored_tokens` of a shard as rows of `max_seq_len`; targets are shifted by one."""
-    tokens = np.memmap(cache / f"{shard}.bin", dtype="<u2", mode="r")
+    """The first `scored_tokens` of a shard; its rows of `max_seq_len + 1` each begin with a BOS."""
     width = task.max_seq_len
-    rows = min(task.scored_tokens, len(tokens) - 1) // width
+    tokens = np.memmap(cache / f"{shard}.bin", dtype="<u2", mode="r").reshape(-1, width + 1)
+    rows = np.asarray(tokens[: task.scored_tokens // width])
     table = np.load(cache / "token_bytes.npy", allow_pickle=False).astype(np.int64)
-    inputs = np.asarray(tokens[: rows * width]).reshape(rows, width)
-    targets = np.asarray(tokens[1 : rows * width + 1]).reshape(rows, width)
-    return ScoredShard(inputs, targets, table[targets])
+    return ScoredShard(rows[:, :-1], rows[:, 1:], table[rows[:, 1:]])
 
 
 def bits_per_byte(shard: ScoredShard, ask: Callable[[Rows], Logits], vocab_size: int) -> float:

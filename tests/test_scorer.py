@@ -23,7 +23,7 @@ TASK = Task(name="t", corpus="c", vocab_size=300, max_seq_len=8, eval_tokens=400
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
-    rng.integers(0, 300, 1000).astype("<u2").tofile(tmp_path / "search.bin")
+    rng.integers(0, 300, (60, 9)).astype("<u2").tofile(tmp_path / "search.bin")
     table = rng.integers(1, 5, 300)
     table[7] = 0
     np.save(tmp_path / "token_bytes.npy", table)
@@ -49,23 +49,24 @@ def test_token_nats_is_minus_log_softmax(seed: int, scale: float) -> None:
 def test_bits_per_byte_is_the_formula_over_targets_that_stand_for_bytes(cache: Path) -> None:
     shard = load_shard(cache, "search", TASK)
     score = bits_per_byte(shard, logits_for, 300)
-    tokens = np.fromfile(cache / "search.bin", dtype="<u2")
+    tokens = np.fromfile(cache / "search.bin", dtype="<u2").reshape(-1, 9)[:50]
     table = np.load(cache / "token_bytes.npy")
     nats = total = 0.0
-    for i in range(400):
-        target = int(tokens[i + 1])
-        row = log_softmax(logits_for(tokens[i : i + 1][None])[0, 0].astype(np.float64))
+    for token, following in zip(tokens[:, :-1].ravel(), tokens[:, 1:].ravel(), strict=True):
+        target = int(following)
+        row = log_softmax(logits_for(token[None, None])[0, 0].astype(np.float64))
         if table[target]:
             nats -= row[target]
             total += table[target]
     assert score == pytest.approx(nats / math.log(2) / total, rel=1e-6)
 
 
-def test_targets_are_the_next_inputs_and_none_is_lost(cache: Path) -> None:
+def test_targets_are_the_next_inputs_of_whole_rows(cache: Path) -> None:
     shard = load_shard(cache, "search", TASK)
-    tokens = np.fromfile(cache / "search.bin", dtype="<u2")
-    assert np.array_equal(shard.inputs.ravel(), tokens[:400])
-    assert np.array_equal(shard.targets.ravel(), tokens[1:401])
+    rows = np.fromfile(cache / "search.bin", dtype="<u2").reshape(-1, 9)
+    assert np.array_equal(shard.inputs, rows[:50, :8])
+    assert np.array_equal(shard.targets, rows[:50, 1:])
+    assert shard.nbytes.sum() == np.load(cache / "token_bytes.npy")[rows[:50, 1:]].sum()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
