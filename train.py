@@ -7,6 +7,7 @@ Usage: python train.py
 """
 
 import gc
+import importlib
 import math
 import os
 import sys
@@ -19,46 +20,112 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from prepare import MAX_SEQ_LEN, Tokenizer, evaluate_bpb, make_dataloader, progress
+from prepare import DEVICE, MAX_SEQ_LEN, Tokenizer, evaluate_bpb, make_dataloader
+from prepare import check_compiler, peak_flops, progress
 
 # ---------------------------------------------------------------------------
 # Hyperparameters (edit them here; there are no flags)
 # ---------------------------------------------------------------------------
 
 # Model
-DEPTH = 2                # number of transformer layers
-WIDTH = 64               # residual stream channels
-HEAD_DIM = 16            # channels per attention head, divides WIDTH
+DEPTH = 9                # number of transformer layers
+WIDTH = 512              # residual stream channels
+HEAD_DIM = 128           # channels per attention head, divides WIDTH
 MLP_RATIO = 4            # hidden channels of the MLP per residual channel
+WINDOW_PATTERN = "SSSSL" # layers in turn: L sees the whole context, S a short window; the last is always L
+SHORT_WINDOW = 8         # a short window is the context divided by this
 VALUE_EMBEDS = True      # token embeddings added to the values of every other layer
-ROPE_BASE = 10000        # longest wavelength of the rotary embedding
+ROPE_BASE = 200000       # longest wavelength of the rotary embedding
 SOFTCAP = 15.0           # logits are squashed into (-SOFTCAP, SOFTCAP), 0 = off
-INIT_SCALE = 1.0         # multiplies the initial spread of the matrices
+INIT_SCALE = 0.68        # multiplies the initial spread of the matrices
+EMBED_SKIP = 0.05        # initial weight of the first embedding in every layer
 
 # Optimization
-TOTAL_BATCH_SIZE = 512   # tokens per optimizer step
+TOTAL_BATCH_SIZE = 2**18 # tokens per optimizer step
 DEVICE_BATCH_SIZE = 64   # most rows in one forward pass (reduce if OOM)
-EMBEDDING_LR = 0.02      # learning rate for token and value embeddings (AdamW)
-UNEMBEDDING_LR = 0.003   # learning rate for the output head (AdamW)
+EMBEDDING_LR = 0.9       # learning rate for token and value embeddings (AdamW), at width 768
+UNEMBEDDING_LR = 0.005   # learning rate for the output head (AdamW), at width 768
 MATRIX_LR = 0.04         # learning rate for the matrices (Muon)
-SCALAR_LR = 0.02         # learning rate for per-layer scalars and gates (AdamW)
-WEIGHT_DECAY = 0.1       # decoupled weight decay on the matrices
+SCALAR_LR = 0.5          # learning rate for per-layer scalars (AdamW)
+WEIGHT_DECAY = 0.2       # decay of the matrices, where it agrees with the update; falls to 0
+EMBEDDING_DECAY = 0.001  # decay of the token embeddings
+VALUE_DECAY = 0.003      # decay of the value embeddings
+UNEMBEDDING_DECAY = 0.01 # decay of the output head
 ADAM_BETAS = (0.8, 0.95) # AdamW beta1, beta2
 MUON_MOMENTUM = 0.95     # Muon momentum (Nesterov)
-NS_STEPS = 5             # Newton-Schulz iterations per Muon step
+MOMENTUM_WARMUP = 200    # steps over which it rises from 0.85
+MUON_BETA2 = 0.95        # memory of the spread by which Muon evens out neurons
+NS_STEPS = 5             # orthogonalization iterations per Muon step, at most 5
 GRAD_CLIP = 0.0          # largest gradient norm, 0 = off
 
 # Schedule
 WARMUP_RATIO = 0.0       # fraction of the budget for learning rate warmup
-WARMDOWN_RATIO = 0.5     # fraction of the budget for learning rate warmdown
-FINAL_LR_FRAC = 0.0      # final learning rate as a fraction of the peak
+WARMDOWN_RATIO = 0.75    # fraction of the budget for learning rate warmdown
+FINAL_LR_FRAC = 0.05     # final learning rate as a fraction of the peak
 
 SEED = 42                # initial weights
 LOG_EVERY = 100          # steps between log lines
 
 # ---------------------------------------------------------------------------
+# Attention: FlashAttention where installed, else FlexAttention (compiled), else PyTorch's own
+# ---------------------------------------------------------------------------
+
+
+def find_flash():
+    """FlashAttention-3 on Hopper, FlashAttention-2 elsewhere, if installed; both know windows."""
+    if DEVICE != "cuda":
+        return None
+    hopper = torch.cuda.get_device_capability() == (9, 0)
+    for package in ("flash_attn_interface", "flash_attn") if hopper else ("flash_attn",):
+        try:
+            return importlib.import_module(package).flash_attn_func
+        except (ImportError, OSError, AttributeError):
+            continue
+
+
+FLASH = find_flash()
+BLOCK_MASKS = {}  # (length, window) -> which blocks FlexAttention may skip
+
+
+def window_mask(length, window, device):
+    """True where row i may look at column j: itself and the `window` tokens before it."""
+    i = torch.arange(length, device=device)
+    back = i[:, None] - i[None, :]
+    return (back >= 0) & (back <= window)
+
+
+def make_block_masks(length, windows):
+    if DEVICE != "cuda" or FLASH:
+        return
+    global flex_attention
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    for window in {w for w in windows if w < length}:
+        allowed = lambda b, h, i, j, window=window: (i >= j) & (i - j <= window)  # noqa: E731
+        BLOCK_MASKS[length, window] = create_block_mask(allowed, None, None, length, length, device=DEVICE)
+
+
+def attend(q, k, v, window):
+    """Causal attention over (B, T, heads, channels); each token sees itself and `window` before it."""
+    T = q.size(1)
+    if FLASH:
+        y = FLASH(q, k, v, causal=True, window_size=(window, 0))
+        return y[0] if isinstance(y, tuple) else y
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    if window >= T:
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    elif (T, window) in BLOCK_MASKS and torch.compiler.is_compiling():
+        y = flex_attention(q, k, v, block_mask=BLOCK_MASKS[T, window])
+    else:
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=window_mask(T, window, q.device))
+    return y.transpose(1, 2)
+
+
+# ---------------------------------------------------------------------------
 # GPT model
 # ---------------------------------------------------------------------------
+
+BF16 = DEVICE == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+DTYPE = torch.bfloat16 if BF16 else torch.float32  # of activations; weights stay float32
 
 
 def norm(x):
@@ -69,10 +136,19 @@ def has_value_embed(layer, depth):
     return (depth - 1 - layer) % 2 == 0  # every other layer, counted from the last
 
 
+def window_sizes(config):
+    """How many tokens back each layer sees."""
+    whole = config["sequence_len"]
+    sizes = {"L": whole, "S": max(1, whole // config["short_window"])}
+    pattern = config["window_pattern"]
+    windows = [sizes[pattern[layer % len(pattern)]] for layer in range(config["depth"])]
+    return [*windows[:-1], whole]
+
+
 def rotary_tables(length, head_dim, base):
     frequencies = base ** -(torch.arange(0, head_dim, 2).float() / head_dim)
     angles = torch.outer(torch.arange(length).float(), frequencies)
-    return angles.cos(), angles.sin()
+    return angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
 
 
 def rotate(x, cos, sin):
@@ -85,6 +161,7 @@ class Attention(nn.Module):
         super().__init__()
         width, self.head_dim = config["width"], config["head_dim"]
         self.heads = width // self.head_dim
+        self.window = window_sizes(config)[layer]
         self.query = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
@@ -99,11 +176,9 @@ class Attention(nn.Module):
         q, k, v = self.query(x).view(heads), self.key(x).view(heads), self.value(x).view(heads)
         if self.value_embed is not None:
             gate = 2 * torch.sigmoid(self.value_gate(x)).unsqueeze(-1)
-            v = v + gate * self.value_embed(idx).view(heads)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out(y.transpose(1, 2).reshape(B, T, C))
+            v = v + gate * self.value_embed(idx).view(heads).to(v.dtype)
+        q, k = norm(rotate(q, cos, sin)).to(v.dtype), norm(rotate(k, cos, sin)).to(v.dtype)
+        return self.out(attend(q, k, v, self.window).reshape(B, T, C))
 
 
 class MLP(nn.Module):
@@ -132,13 +207,14 @@ class Block(nn.Module):
 class GPT(nn.Module):
     def __init__(self, config):
         super().__init__()
-        assert config["width"] % config["head_dim"] == 0, "WIDTH must be a multiple of HEAD_DIM"
+        depth, width, vocab_size = config["depth"], config["width"], config["vocab_size"]
+        assert width % config["head_dim"] == 0, "WIDTH must be a multiple of HEAD_DIM"
         self.config = config
-        self.embed = nn.Embedding(config["vocab_size"], config["width"])
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config["depth"]))
-        self.head = nn.Linear(config["width"], config["vocab_size"], bias=False)
-        self.residual_scale = nn.Parameter(torch.ones(config["depth"]))       # weight of the stream
-        self.embed_scale = nn.Parameter(torch.full((config["depth"],), 0.1))  # weight of the first embedding
+        self.embed = nn.Embedding(vocab_size, width)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(depth))
+        self.head = nn.Linear(width, vocab_size, bias=False)
+        self.residual_scale = nn.Parameter(torch.ones(depth))                           # of the stream
+        self.embed_scale = nn.Parameter(torch.full((depth,), config["embed_skip"]))     # of the first embedding
         cos, sin = rotary_tables(config["sequence_len"], config["head_dim"], config["rope_base"])
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -162,7 +238,7 @@ class GPT(nn.Module):
     def forward(self, idx, targets=None, reduction="mean"):
         T = idx.size(1)
         cos, sin = self.cos[:T], self.sin[:T]
-        x = x0 = norm(self.embed(idx))
+        x = x0 = norm(self.embed(idx).to(DTYPE))
         for layer, block in enumerate(self.blocks):
             x = self.residual_scale[layer] * x + self.embed_scale[layer] * x0
             x = block(x, idx, cos, sin)
@@ -175,16 +251,18 @@ class GPT(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction=reduction)
 
     def flops_per_token(self):
-        """Forward and backward: 6 per weight that multiplies, and the attention scores."""
+        """Forward and backward: 6 per weight that multiplies, and the attention scores in their windows."""
         matrices = sum(p.numel() for p in matrix_params(self)) + self.head.weight.numel()
-        return 6 * matrices + 12 * self.config["depth"] * self.config["width"] * self.config["sequence_len"]
+        seen = sum(min(window, self.config["sequence_len"]) for window in window_sizes(self.config))
+        return 6 * matrices + 12 * self.config["width"] * seen
 
 
 def model_config(vocab_size):
     return {
         "vocab_size": vocab_size, "sequence_len": MAX_SEQ_LEN, "depth": DEPTH, "width": WIDTH,
-        "head_dim": HEAD_DIM, "mlp_ratio": MLP_RATIO, "value_embeds": VALUE_EMBEDS,
-        "rope_base": ROPE_BASE, "softcap": SOFTCAP, "init_scale": INIT_SCALE,
+        "head_dim": HEAD_DIM, "mlp_ratio": MLP_RATIO, "window_pattern": WINDOW_PATTERN,
+        "short_window": SHORT_WINDOW, "value_embeds": VALUE_EMBEDS, "rope_base": ROPE_BASE,
+        "softcap": SOFTCAP, "init_scale": INIT_SCALE, "embed_skip": EMBED_SKIP,
     }
 
 
@@ -197,98 +275,133 @@ def build_model(config):
 # Optimizer: Muon for the matrices, AdamW for the rest
 # ---------------------------------------------------------------------------
 
+COMPILED = DEVICE == "cuda"
+
+# (a, b, c) of the quintic of each iteration: Polar Express, arXiv 2505.16932
+POLAR_EXPRESS = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+
+
+def as_scalar(value):
+    """A number that changes from step to step, in the form that does not make a compiled step compile again."""
+    return torch.full((), value, device=DEVICE) if COMPILED else value
+
 
 def orthogonalize(G, steps):
-    """Moves the singular values of a batch of wide matrices towards 1 (Newton-Schulz, quintic)."""
-    a, b, c = 3.4445, -4.7750, 2.0315
-    X = G / (G.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(steps):
+    """Moves the singular values of a batch of wide matrices towards 1."""
+    X = G / (1.02 * G.norm(dim=(-2, -1), keepdim=True) + 1e-6)
+    for a, b, c in POLAR_EXPRESS[:steps]:
         A = X @ X.mT
         B = torch.baddbmm(A, A, A, beta=b, alpha=c)
         X = torch.baddbmm(X, B, X, beta=a)
     return X
 
 
-class Muon:
-    """Momentum, then the nearest orthogonal matrix. Equal shapes, transposed or not, go in one batch."""
+def lay_wide(matrices):
+    """Stacks matrices (rows, cols) as (n, short, long)."""
+    return torch.stack([m if m.size(0) < m.size(1) else m.mT for m in matrices])
 
-    def __init__(self, params, lr, momentum, ns_steps, weight_decay):
+
+def muon_update(params, grads, velocity, spread, scale, lr, momentum, beta2, decay, steps):
+    """Momentum, nearest orthogonal matrix, even neurons (NorMuon, arXiv 2510.05491), cautious decay (2510.12402)."""
+    G, W = lay_wide(grads), lay_wide(params)
+    velocity.lerp_(G, 1 - momentum)
+    U = orthogonalize(G.lerp(velocity, momentum).to(DTYPE), steps).float()
+    size = U.norm(dim=(-2, -1), keepdim=True)
+    spread.lerp_(U.square().mean(dim=-2, keepdim=True), 1 - beta2)
+    U = U * spread.clamp_min(1e-10).rsqrt()
+    U = U * (size / U.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-10))
+    W = W - lr * scale * (U + decay * W * (U * W >= 0))
+    for p, w in zip(params, W.unbind(), strict=True):
+        p.copy_(w if p.size(0) < p.size(1) else w.mT)
+
+
+def adamw_update(p, grad, mean, square, lr, step, beta1, beta2, decay):
+    mean.lerp_(grad, 1 - beta1)
+    square.lerp_(grad.square(), 1 - beta2)
+    update = mean / ((square / (1 - beta2 ** step)).sqrt() + 1e-10)
+    if decay:
+        p.mul_(1 - lr * decay)
+    p.sub_(update * (lr / (1 - beta1 ** step)))
+
+
+if COMPILED:
+    muon_update = torch.compile(muon_update, dynamic=False, fullgraph=True)
+    adamw_update = torch.compile(adamw_update, dynamic=False, fullgraph=True)
+
+
+class Muon:
+    """Matrices of equal shape, transposed or not, are updated in one batch."""
+
+    def __init__(self, params, lr, momentum, beta2, ns_steps, weight_decay):
+        settings = dict(lr=lr, momentum=momentum, beta2=beta2, ns_steps=ns_steps, weight_decay=weight_decay)
         shapes = {}
         for p in params:
             shapes.setdefault(tuple(sorted(p.shape)), []).append(p)
-        settings = dict(lr=lr, momentum=momentum, ns_steps=ns_steps, weight_decay=weight_decay)
         self.param_groups = [dict(settings, params=group) for group in shapes.values()]
+        self.reset()
+
+    def reset(self):
+        for group in self.param_groups:
+            wide = lay_wide(group["params"]).detach()
+            group["velocity"], group["spread"] = torch.zeros_like(wide), torch.zeros_like(wide[:, :1])
+            tall = [max(1.0, p.size(0) / p.size(1)) ** 0.5 for p in group["params"]]
+            group["scale"] = torch.tensor(tall, device=wide.device).view(-1, 1, 1)
 
     @torch.no_grad()
     def step(self):
-        for group in self.param_groups:
-            self.step_group(group)
-
-    def step_group(self, group):
-        params, momentum, lr = group["params"], group["momentum"], group["lr"]
-        G = torch.stack([p.grad if p.size(0) <= p.size(1) else p.grad.mT for p in params])
-        if "velocity" not in group:
-            group["velocity"] = torch.zeros_like(G)
-        velocity = group["velocity"].lerp_(G, 1 - momentum)
-        U = orthogonalize(low_precision(G.lerp(velocity, momentum)), group["ns_steps"]).to(G.dtype)
-        torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-        for p, u in zip(params, U.unbind(), strict=True):
-            rows, cols = p.shape
-            p.add_(u if rows <= cols else u.mT, alpha=-lr * max(1.0, rows / cols) ** 0.5)
+        for g in self.param_groups:
+            lr, momentum, decay = map(as_scalar, (g["lr"], g["momentum"], g["weight_decay"]))
+            grads = [p.grad for p in g["params"]]
+            muon_update(g["params"], grads, g["velocity"], g["spread"], g["scale"],
+                        lr, momentum, g["beta2"], decay, g["ns_steps"])
 
 
 class AdamW:
-    """The usual one, on lists of tensors. (torch.optim spends a second on imports before the first step.)"""
+    """The usual one. (torch.optim spends a second on imports before the first step.)"""
 
-    def __init__(self, groups, betas, eps, weight_decay):
-        settings = dict(betas=betas, eps=eps, weight_decay=weight_decay)
-        self.param_groups = [dict(settings, **group) for group in groups]
+    def __init__(self, groups, betas):
+        self.param_groups = [dict(dict(betas=betas), **group) for group in groups]
+        self.reset()
+
+    def reset(self):
         self.steps = 0
+        for group in self.param_groups:
+            group["mean"] = [torch.zeros_like(p) for p in group["params"]]
+            group["square"] = [torch.zeros_like(p) for p in group["params"]]
 
     @torch.no_grad()
     def step(self):
         self.steps += 1
-        for group in self.param_groups:
-            self.step_group(group)
-
-    def step_group(self, group):
-        params, lr, (beta1, beta2) = group["params"], group["lr"], group["betas"]
-        grads = [p.grad for p in params]
-        if "mean" not in group:
-            group["mean"] = [torch.zeros_like(p) for p in params]
-            group["square"] = [torch.zeros_like(p) for p in params]
-        torch._foreach_lerp_(group["mean"], grads, 1 - beta1)
-        torch._foreach_mul_(group["square"], beta2)
-        torch._foreach_addcmul_(group["square"], grads, grads, 1 - beta2)
-        spread = torch._foreach_sqrt(group["square"])
-        torch._foreach_div_(spread, math.sqrt(1 - beta2 ** self.steps))
-        torch._foreach_add_(spread, group["eps"])
-        torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-        torch._foreach_addcdiv_(params, group["mean"], spread, -lr / (1 - beta1 ** self.steps))
-
-
-def low_precision(x):
-    return x.bfloat16() if x.is_cuda else x
+        for g in self.param_groups:
+            lr, step = as_scalar(g["lr"]), as_scalar(float(self.steps))
+            for p, mean, square in zip(g["params"], g["mean"], g["square"], strict=True):
+                adamw_update(p, p.grad, mean, square, lr, step, *g["betas"], g["weight_decay"])
 
 
 def matrix_params(model):
-    """The weights Muon moves: every linear layer of the blocks but the gates."""
-    return [m.weight for name, m in model.blocks.named_modules()
-            if isinstance(m, nn.Linear) and not name.endswith("value_gate")]
+    """The weights Muon moves: every matrix of the blocks."""
+    return [m.weight for m in model.blocks.modules() if isinstance(m, nn.Linear)]
 
 
 def build_optimizers(model):
-    embeds = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
-    matrices = matrix_params(model)
-    placed = {id(p) for p in (*embeds, *matrices, model.head.weight)}
-    scalars = [p for p in model.parameters() if id(p) not in placed]
+    scale = (model.config["width"] / 768) ** -0.5
+    values = [block.attention.value_embed.weight for block in model.blocks if block.attention.value_embed]
     groups = [
-        dict(params=embeds, lr=EMBEDDING_LR),
-        dict(params=[model.head.weight], lr=UNEMBEDDING_LR),
-        dict(params=scalars, lr=SCALAR_LR),
+        dict(params=[model.embed.weight], lr=EMBEDDING_LR * scale, weight_decay=EMBEDDING_DECAY),
+        dict(params=values, lr=EMBEDDING_LR * scale, weight_decay=VALUE_DECAY),
+        dict(params=[model.head.weight], lr=UNEMBEDDING_LR * scale, weight_decay=UNEMBEDDING_DECAY),
+        dict(params=[model.residual_scale], lr=SCALAR_LR * 0.01, weight_decay=0.0),
+        dict(params=[model.embed_scale], lr=SCALAR_LR, weight_decay=0.0, betas=(0.96, 0.95)),
     ]
-    adamw = AdamW(groups, betas=ADAM_BETAS, eps=1e-10, weight_decay=0.0)
-    muon = Muon(matrices, lr=MATRIX_LR, momentum=MUON_MOMENTUM, ns_steps=NS_STEPS, weight_decay=WEIGHT_DECAY)
+    adamw = AdamW(groups, betas=ADAM_BETAS)
+    muon = Muon(matrix_params(model), lr=MATRIX_LR, momentum=MUON_MOMENTUM, beta2=MUON_BETA2,
+                ns_steps=NS_STEPS, weight_decay=WEIGHT_DECAY)
     for optimizer in (adamw, muon):
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
@@ -310,19 +423,18 @@ def lr_multiplier(used):
     return left + (1 - left) * FINAL_LR_FRAC
 
 
-def set_learning_rates(optimizers, used):
-    multiplier = lr_multiplier(used)
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * multiplier
+def follow_schedule(adamw, muon, step, used):
+    for group in (*adamw.param_groups, *muon.param_groups):
+        group["lr"] = group["peak_lr"] * lr_multiplier(used)
+    risen = min(1.0, step / MOMENTUM_WARMUP) if MOMENTUM_WARMUP else 1.0
+    for group in muon.param_groups:
+        group["momentum"] = 0.85 + risen * (MUON_MOMENTUM - 0.85)
+        group["weight_decay"] = WEIGHT_DECAY * max(0.0, 1 - used)
 
 
 # ---------------------------------------------------------------------------
 # Training
 # ---------------------------------------------------------------------------
-
-PEAK_FLOPS = 989.5e12  # H100 and H200, bf16, for mfu_percent
-
 
 def fail_fast(loss, step):
     if math.isnan(loss) or loss > 100:
@@ -335,41 +447,60 @@ def log(step, used, loss, epoch):
     print(f"step {step:05d} ({100 * used:.1f}%) | loss: {loss:.4f} | epoch: {epoch}", end=end, flush=True)
 
 
-def warm_up(model, rows, device, autocast):
-    """Compiles and warms on made-up tokens: nothing can be learnt from them, so it comes before the data."""
-    tokens = torch.randint(model.config["vocab_size"], (rows * MAX_SEQ_LEN + 1,), device=device)
-    x, y = tokens[:-1].view(rows, MAX_SEQ_LEN), tokens[1:].view(rows, MAX_SEQ_LEN)
-    forward = torch.compile(model, dynamic=False) if device == "cuda" else model
-    with autocast:
-        loss = forward(x, y)
-    loss.backward()
-    model.zero_grad(set_to_none=True)
+def warm_up(model, optimizers, rows, accumulate, autocast):
+    """
+    Compiles and warms on made-up tokens, then puts everything back: nothing can be learnt from them, so
+    this comes before the data is asked for, and no step of the training proper is slow or untimed.
+    """
+    before = [p.detach().clone() for p in model.parameters()]
+    made_up = torch.Generator().manual_seed(0)
+    tokens = torch.randint(model.config["vocab_size"], (rows, MAX_SEQ_LEN + 1), generator=made_up).to(DEVICE)
+    make_block_masks(MAX_SEQ_LEN, window_sizes(model.config))
+    forward = torch.compile(model, dynamic=False) if COMPILED else model
+    for _ in range(2 if COMPILED else 1):
+        backward(forward, tokens[:, :-1], tokens[:, 1:], accumulate, autocast)
+        for optimizer in optimizers:
+            optimizer.step()
+        model.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for p, value in zip(model.parameters(), before, strict=True):
+            p.copy_(value)
+    for optimizer in optimizers:
+        optimizer.reset()
     gc.collect()
     gc.freeze()  # collections in the loop would only find what is still in use
     gc.disable()
     return forward
 
 
+def backward(forward, x, y, accumulate, autocast):
+    with autocast:
+        loss = forward(x, y)
+    (loss / accumulate).backward()
+    return loss.detach()
+
+
 def train(model, forward, optimizers, loader, accumulate, autocast):
-    """Steps until the budget is used; returns the number of steps."""
-    step, value = 0, math.nan
-    x, y, epoch = next(loader)
+    """Steps until the budget is used; returns the number of steps. Losses are read one step late, so that
+    the device has work while the host looks at them."""
+    step, loss, value = 0, None, math.nan
     while (used := progress(step)) < 1:
+        last = loss
         for _ in range(accumulate):
-            with autocast:
-                loss = forward(x, y)
-            (loss / accumulate).backward()
             x, y, epoch = next(loader)
+            loss = backward(forward, x, y, accumulate, autocast)
         if GRAD_CLIP:
             nn.utils.clip_grad_norm_(model.parameters(), GRAD_CLIP)
-        set_learning_rates(optimizers, used)
+        follow_schedule(*optimizers, step, used)
         for optimizer in optimizers:
             optimizer.step()
         model.zero_grad(set_to_none=True)
-        fail_fast(value := loss.item(), step)
-        if step % LOG_EVERY == 0:
-            log(step, used, value, epoch)
+        if last is not None:
+            fail_fast(value := last.item(), step - 1)
+            if step % LOG_EVERY == 0:
+                log(step, used, value, epoch)
         step += 1
+    fail_fast(value := loss.item(), step - 1)
     log(step, used, value, epoch)
     return step
 
@@ -384,17 +515,17 @@ def main():
     started = time.perf_counter()
     torch.manual_seed(SEED)
     torch.set_float32_matmul_precision("high")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    cuda = device == "cuda"
-    autocast = torch.autocast("cuda", dtype=torch.bfloat16) if cuda else nullcontext()
+    if COMPILED:
+        check_compiler()
+    autocast = torch.autocast("cuda", dtype=DTYPE) if BF16 else nullcontext()
 
     tokenizer = Tokenizer.from_directory()
-    model = build_model(model_config(tokenizer.get_vocab_size())).to(device)
+    model = build_model(model_config(tokenizer.get_vocab_size())).to(DEVICE)
     optimizers = build_optimizers(model)
     total_rows = max(1, TOTAL_BATCH_SIZE // MAX_SEQ_LEN)
     rows = min(DEVICE_BATCH_SIZE, total_rows)
     accumulate = total_rows // rows
-    forward = warm_up(model, rows, device, autocast)
+    forward = warm_up(model, optimizers, rows, accumulate, autocast)
 
     loader = make_dataloader(tokenizer, rows, MAX_SEQ_LEN, "train")
     released = time.perf_counter()
@@ -405,13 +536,13 @@ def main():
         val_bpb = evaluate_bpb(model, tokenizer, DEVICE_BATCH_SIZE)
 
     tokens = steps * accumulate * rows * MAX_SEQ_LEN
-    mfu = 100 * model.flops_per_token() * tokens / training_seconds / PEAK_FLOPS if cuda else 0.0
+    mfu = model.flops_per_token() * tokens / training_seconds / (peak_flops() or math.inf)
     print_summary({
         "val_bpb": f"{val_bpb:.6f}",
         "training_seconds": f"{training_seconds:.1f}",
         "total_seconds": f"{time.perf_counter() - started:.1f}",
-        "peak_vram_mb": f"{torch.cuda.max_memory_allocated() / 2**20 if cuda else 0.0:.1f}",
-        "mfu_percent": f"{mfu:.2f}",
+        "peak_vram_mb": f"{torch.cuda.max_memory_allocated() / 2**20 if COMPILED else 0.0:.1f}",
+        "mfu_percent": f"{100 * mfu:.2f}",
         "total_tokens_M": f"{tokens / 1e6:.1f}",
         "num_steps": steps,
         "num_params_M": f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}",
@@ -420,4 +551,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except torch.OutOfMemoryError as e:
+        sys.exit(f"FAIL: out of memory; halve DEVICE_BATCH_SIZE (now {DEVICE_BATCH_SIZE}). {str(e).splitlines()[0]}")
