@@ -11,7 +11,6 @@ import asyncio
 import csv
 import math
 import os
-import re
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -19,42 +18,55 @@ from rich.progress import track as progress
 
 from analysis.leaderboard import pooled_spread
 from inner_loop.data import base_files, prepare_data
+from inner_loop.edits import apply_edits
 from inner_loop.execute import Job, Site
 from inner_loop.executor import LocalExecutor
 from inner_loop.home import Home
+from inner_loop.literals import literals, number, set_literal, written
+from inner_loop.machine import default_slots, hardware
 from inner_loop.records import Measured, Track
 from inner_loop.tracks import load_track
-from outer_loop.plan import default_slots, hardware
 
 HERE = Path(__file__).parent
-EDITS = {
+EDITS: dict[str, tuple[str, str | float]] = {
     "DEPTH 2 -> 1": ("DEPTH", "1"),
     "DEPTH 2 -> 3": ("DEPTH", "3"),
     "WIDTH 64 -> 48": ("WIDTH", "48"),
     "WIDTH 64 -> 96": ("WIDTH", "96"),
     "HEAD_DIM 16 -> 32": ("HEAD_DIM", "32"),
     "MLP_RATIO 4 -> 2": ("MLP_RATIO", "2"),
-    "SOFTCAP 15 -> off": ("SOFTCAP", "0"),
+    "SOFTCAP off": ("SOFTCAP", "0"),
     "VALUE_EMBEDS off": ("VALUE_EMBEDS", "False"),
-    "TOTAL_BATCH_SIZE 512 -> 256": ("TOTAL_BATCH_SIZE", "256"),
-    "TOTAL_BATCH_SIZE 512 -> 1024": ("TOTAL_BATCH_SIZE", "1024"),
-    "EMBEDDING_LR x2": ("EMBEDDING_LR", "0.04"),
-    "UNEMBEDDING_LR x2": ("UNEMBEDDING_LR", "0.006"),
-    "UNEMBEDDING_LR /2": ("UNEMBEDDING_LR", "0.0015"),
-    "MATRIX_LR x2": ("MATRIX_LR", "0.08"),
-    "MATRIX_LR /2": ("MATRIX_LR", "0.02"),
-    "WARMDOWN_RATIO 0.5 -> 0.2": ("WARMDOWN_RATIO", "0.2"),
-    "WARMDOWN_RATIO 0.5 -> 0.8": ("WARMDOWN_RATIO", "0.8"),
+    "WINDOW_PATTERN L -> SL": ("WINDOW_PATTERN", '"SL"'),
+    "TOTAL_BATCH_SIZE /2": ("TOTAL_BATCH_SIZE", 0.5),
+    "TOTAL_BATCH_SIZE x2": ("TOTAL_BATCH_SIZE", 2.0),
+    "EMBEDDING_LR /4": ("EMBEDDING_LR", 0.25),
+    "EMBEDDING_LR x2": ("EMBEDDING_LR", 2.0),
+    "UNEMBEDDING_LR x2": ("UNEMBEDDING_LR", 2.0),
+    "UNEMBEDDING_LR /2": ("UNEMBEDDING_LR", 0.5),
+    "MATRIX_LR x2": ("MATRIX_LR", 2.0),
+    "MATRIX_LR /2": ("MATRIX_LR", 0.5),
+    "WARMDOWN_RATIO -> 0.4": ("WARMDOWN_RATIO", "0.4"),
     "WEIGHT_DECAY off": ("WEIGHT_DECAY", "0.0"),
 }
+"""Name -> literal and its new text, or the factor it is multiplied by."""
 BASELINE = "baseline"
 
 
-def edited(source: str, name: str, value: str) -> str:
-    """`source` with the literal NAME set to `value`."""
-    changed, count = re.subn(rf"(?m)^{name} = .+?(?= +#)", f"{name} = {value}", source)
-    assert count == 1, name
-    return changed
+def edited(source: str, name: str, change: str | float) -> str:
+    """`source` with the literal NAME set to a text, or multiplied."""
+    old = literals(source)[name]
+    value = change if isinstance(change, str) else multiplied(old, change)
+    edits = set_literal(source, name, value)
+    assert edits, name
+    return apply_edits(source, edits)
+
+
+def multiplied(text: str, factor: float) -> str:
+    """The literal `text` times a factor, of the same type."""
+    value = number(text)
+    assert value is not None, text
+    return written(type(value)(value * factor), text)
 
 
 def jobs(track: Track, data: str, baselines: int, seeds: int) -> list[tuple[str, Job]]:

@@ -245,7 +245,8 @@ class RunBox:
         return limits
 
     def _environment(self, fd: int, seed: int, slot: int) -> dict[str, str]:
-        kept = {n: os.environ[n] for n in ("PATH", "LD_LIBRARY_PATH") if n in os.environ}
+        passed = ("PATH", "LD_LIBRARY_PATH", "CC", "CXX")
+        kept = {name: os.environ[name] for name in passed if name in os.environ}
         one_thread = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         return kept | {
             "HOME": str(self.folder / "home"),
@@ -255,6 +256,8 @@ class RunBox:
             "METARESEARCH_FD": str(fd),
             "METARESEARCH_SEED": str(seed),
             "METARESEARCH_CACHE": str(self.folder / "tokenizer"),
+            "METARESEARCH_DEVICE": self.track.device,
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # nvidia-smi's order: index and card stay together
             "CUDA_VISIBLE_DEVICES": _gpu(slot) if self.track.device == "cuda" else "",
             **(dict.fromkeys(one_thread, "1") if self.track.device == "cpu" else {}),
         }

@@ -25,12 +25,18 @@ import numpy as np
 from inner_loop.box import RunBox
 from inner_loop.channel import BrokenBox, Channel, WrongPayload
 from inner_loop.crash import Crash
+from inner_loop.faults import blame_the_machine, refuse_a_busy_gpu
 from inner_loop.records import Claims, CrashCode, Measured, Record, Shard, Track
 from inner_loop.scorer import Logits, Rows, bits_per_byte, load_shard
 
 GOODBYE_SECONDS = 5.0  # for train.py to print its summary after the score; then it is killed
 ERROR_CHARS = 2_000
 ROOM_BYTES = 1 << 20  # less free space than this is a full disk
+OUT_OF_MEMORY = re.compile(
+    r"MemoryError|not enough memory|out of memory|bad_alloc|Cannot allocate"
+    r"|CUBLAS_STATUS_ALLOC_FAILED"  # CUDA's and Metal's own words are "out of memory"
+)
+NOT_FINITE = re.compile(r"^FAIL(?:$|.*\b(?:loss|nan|inf)\b)", re.MULTILINE | re.IGNORECASE)
 TOKENIZER_FILES = ("tokenizer.json", "token_bytes.npy")
 
 
@@ -59,8 +65,13 @@ class Site(NamedTuple):
 def execute(
     job: Job, site: Site, slot: int, cancelled: Callable[[], bool] = lambda: False
 ) -> Measured:
-    """Train and score; every failure of the box is a crash code, never an exception."""
+    """Train and score; every failure of the box is a crash code, never an exception.
+
+    Raises:
+        MachineFault, OSError: the machine failed, not the box; there is nothing to record.
+    """
     data = site.cache / job.data
+    refuse_a_busy_gpu(job.track, slot)
     with RunBox(
         job.files,
         {name: data / name for name in TOKENIZER_FILES},
@@ -78,9 +89,12 @@ def execute(
             crash, reason = end.code, str(end)
         except BrokenBox as end:
             crash, reason = _why_it_ended(box, str(end))
+        measured = session.measured(crash, reason)
         if crash:
             _blame_a_full_disk(site.scratch)
-        return session.measured(crash, reason)
+        if crash and not cancelled():
+            _blame_the_machine(session, slot, crash)
+        return measured
 
 
 class _Session:
@@ -122,6 +136,11 @@ class _Session:
             claims=_claims(output),
         )
 
+    @property
+    def has_data(self) -> bool:
+        """Whether the training data was released."""
+        return not math.isnan(self._released)
+
     def _expect(self, kind: str) -> dict[str, object]:
         header = self.channel.receive().header
         if header.get("type") != kind:
@@ -160,7 +179,7 @@ class _Session:
 
     def _spent(self) -> float:
         """Seconds of the track's clock since the data was released, as of the last reading."""
-        if math.isnan(self._released):
+        if not self.has_data:
             return 0.0
         if self.job.track.clock == "wall":
             return time.monotonic() - self._released
@@ -188,17 +207,27 @@ def _why_it_ended(box: RunBox, fallback: str) -> tuple[CrashCode, str]:
     except Crash as end:
         return end.code, str(end)
     output = box.output()
-    if re.search(r"MemoryError|not enough memory|out of memory|bad_alloc|Cannot allocate", output):
+    if re.search(OUT_OF_MEMORY, output):
         return "oom", "ran out of memory"
     if code == -9:
         return "oom", "killed from outside, most likely for memory"
-    if re.search(r"^FAIL", output, re.MULTILINE):
+    if re.search(NOT_FINITE, output):
         return "nan", "train.py stopped: its loss is not finite or exploded"
     if re.search(r"^(SyntaxError|IndentationError|TabError)", output, re.MULTILINE):
         return "syntax", "train.py does not compile"
     if code == 0:
         return "no_result", "ended without calling evaluate_bpb"
     return "exception", fallback if code is None else f"exit code {code}"
+
+
+def _blame_the_machine(session: _Session, slot: int, crash: CrashCode) -> None:
+    """A crash that a missing compiler, a driver or somebody else on the GPU explains is no row."""
+    track, box = session.job.track, session.box
+    if not session.has_data:
+        blame_the_machine(track, slot, box.output())
+    if crash == "oom":
+        box.kill()  # what is left on the GPU then is not ours
+        refuse_a_busy_gpu(track, slot)
 
 
 def _error_text(reason: str, output: str) -> str:

@@ -1,8 +1,9 @@
 """The command line: one verb each; DESIGN.md section 9.
 
-Owns: arguments, exit codes (0 done, 2 bad input with one sentence, 130 interrupted) and which
-command calls what. Does not own: any work. Heavy imports happen inside the command that needs them,
-so that `--help` is quick.
+Owns: arguments, exit codes (0 done, 1 `doctor` found what keeps the track from running, 2 bad
+input or a machine that fails with one sentence, 130 interrupted) and which command calls what.
+Does not own: any work. Heavy imports happen inside the command that needs them, so that `--help`
+is quick.
 """
 
 from __future__ import annotations
@@ -157,6 +158,29 @@ def show(
 
 
 @app.command()
+def keeps(
+    target: Annotated[
+        str, typer.Argument(help="A results.tsv (anybody's; - reads a pipe), or a run's id.")
+    ],
+    noise_sd: Annotated[
+        float | None,
+        typer.Option(min=1e-6, help="Noise floor: sd of one training, mbpb, if you know it."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Label each keep real, unclear or noise against a stated noise floor, with the drift."""
+    from outer_loop.keeps import keeps_of
+
+    judged = keeps_of(target, noise_sd, _home())
+    if as_json:
+        _print_json(judged)
+    else:
+        from analysis.keeps_terminal import keeps_view
+
+        _print(keeps_view(judged))
+
+
+@app.command()
 def report(
     program: Annotated[str | None, typer.Argument(help="Only this program's runs.")] = None,
     tournament: TournamentId = None,
@@ -180,6 +204,28 @@ def report(
 
     _print(leaderboard_table(standings(ledger, chosen)))
     typer.echo(f"Report: {path}")
+
+
+@app.command()
+def doctor(
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Train baselines: how fast and how noisy is it?")
+    ] = False,
+    baselines: Annotated[int, typer.Option(help="Unchanged trainings of --calibrate.")] = 5,
+    track: Annotated[
+        str | None, typer.Option(help="This track instead of one proposed for the machine.")
+    ] = None,
+    write: Annotated[
+        str | None, typer.Option(help="Where --calibrate writes the track file (.toml).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """See what works on this machine, which track suits it and what to type next."""
+    from outer_loop.consult import consult
+
+    count = baselines if calibrate else None
+    report = consult(_home(), track=track, baselines=count, write=write, as_json=as_json)
+    sys.exit(0 if report.can_run else 1)
 
 
 def _tournament(

@@ -20,8 +20,10 @@ from rich.console import Console
 from analysis.wording import OFFLINE, clock_budget, count
 from inner_loop.data import prepare_data
 from inner_loop.errors import unknown
+from inner_loop.faults import preflight
 from inner_loop.home import Home
 from inner_loop.ledger import Ledger
+from inner_loop.machine import default_slots
 from inner_loop.records import Tournament, Track
 from inner_loop.repo import Repository
 from inner_loop.researcher import make_researcher
@@ -30,10 +32,8 @@ from outer_loop.details import write_report
 from outer_loop.plan import (
     SHIPPED_PROGRAMS,
     admit,
-    default_slots,
     make_plan,
     on_this_machine,
-    refuse_more_slots_than_gpus,
     shipped_programs,
     trainings,
 )
@@ -73,18 +73,19 @@ def drive(
     Raises:
         UserError: anything about the request that cannot work, before anything is spent.
     """
-    refuse_more_slots_than_gpus(track, slots)
+    slots = slots or default_slots(track)
     admitted = admit([program_path(p) for p in programs] if programs else shipped_programs())
     make_researcher(track.researcher, track.model)
     home.make()
     with home.driver_lock():
+        preflight(track, slots)
         repository = Repository(home.root / "repository.git")
         ledger = home.ledger()
         data = prepare_data(track, home)
         here = on_this_machine(track, repository, data)
         plan = make_plan(here, admitted, replicates=replicates, seed=seed)
         record_plan(ledger, plan, admitted, utc_now)
-        _run(home, ledger, repository, plan, data.name, slots or default_slots(here))
+        _run(home, ledger, repository, plan, data.name, slots)
         page = write_report(home, ledger, plan)
         _finish(ledger, plan, page)
         repository.close()

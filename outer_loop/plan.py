@@ -7,19 +7,15 @@ Does not own: running it (`tournament.py`).
 
 from __future__ import annotations
 
-import os
-import platform
 import re
-import shutil
-import subprocess
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 from inner_loop.data import PreparedData, base_files
 from inner_loop.errors import UserError
 from inner_loop.home import REPOSITORY
+from inner_loop.machine import hardware
 from inner_loop.program import Card, read_card, read_program
 from inner_loop.records import (
     Entrant,
@@ -106,54 +102,6 @@ def on_this_machine(track: Track, repository: Repository, data: PreparedData) ->
         "base_commit": base.sha,
     }
     return track.model_copy(update=filled_in)
-
-
-def hardware(track: Track) -> str:
-    """The hardware key: device and torch build."""
-    device = gpus()[0] if track.device == "cuda" and gpus() else _cpu()
-    if track.device == "cuda" and not gpus():
-        raise UserError(
-            f"Track '{track.name}' needs an NVIDIA GPU and nvidia-smi finds none; "
-            "use --track tiny-cpu, or run where there is one."
-        )
-    return f"{device}, torch {version('torch')}"
-
-
-def gpus() -> list[str]:
-    """Names of the NVIDIA GPUs this process may use."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible == "" or shutil.which("nvidia-smi") is None:
-        return []
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    query += ["-i", visible] if visible else []
-    done = subprocess.run(query, capture_output=True, text=True, check=False)
-    return done.stdout.strip().splitlines() if done.returncode == 0 else []
-
-
-def refuse_more_slots_than_gpus(track: Track, slots: int | None) -> None:
-    """Two trainings on one GPU would slow each other down.
-
-    Raises:
-        UserError: more slots are asked for than there are GPUs.
-    """
-    if track.device == "cuda" and slots is not None and slots > len(gpus()):
-        raise UserError(f"--slots {slots} needs as many GPUs and there are {len(gpus())}.")
-
-
-def default_slots(track: Track) -> int:
-    """One slot per GPU, or per core this process may use."""
-    if track.device == "cuda":
-        return max(1, len(gpus()))
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return f"{platform.machine()} {platform.processor()}".strip()
 
 
 def make_plan(
