@@ -21,6 +21,7 @@ import math
 import os
 import queue
 import random
+import re
 import shutil
 import socket
 import struct
@@ -48,6 +49,7 @@ UPSTREAM_TASK = {
     "time_budget": 300,
 }
 CLOCKS = ("wall", "cpu", "steps")
+TEXT_FILES = (".txt", ".jsonl", ".parquet")  # a corpus may be the name of a file of texts
 SPECIAL_TOKENS = 4
 
 
@@ -63,10 +65,11 @@ def check_task(task, path):
     need(isinstance(task, dict), "the task must be a JSON object.")
     missing = [key for key in UPSTREAM_TASK if key not in task]
     need(not missing, f"the task lacks {', '.join(missing)}.")
-    for key, value in (("name", task["name"]), ("corpus", task["corpus"])):
-        word = value.removesuffix(os.path.splitext(value)[1]) if isinstance(value, str) else ""
-        plain = word.replace("-", "").replace("_", "").isalnum()
-        need(plain, f"{key} must be a word of letters, digits, - and _ (a file of texts: with its ending).")
+    for key in ("name", "corpus"):
+        value = task[key] if isinstance(task[key], str) else ""
+        own = key == "corpus" and value.lower().endswith(TEXT_FILES) and os.path.basename(value) == value
+        plain = own or value.replace("-", "").replace("_", "").isalnum()
+        need(plain, f"{key} must be a word of letters, digits, - and _.")
     count("vocab_size", 256 + SPECIAL_TOKENS, 65536)
     count("max_seq_len", 1, 1 << 20)
     count("eval_tokens", task["max_seq_len"], 1 << 40)
@@ -99,7 +102,7 @@ EVAL_TOKENS = TASK["eval_tokens"]  # number of tokens scored for val_bpb
 VOCAB_SIZE = TASK["vocab_size"]    # BPE vocabulary, special tokens included
 CLOCK = TASK["clock"]              # "wall", "cpu" or "steps"
 
-EVAL_ROWS = 32                     # rows scored at a time, whatever batch size train.py trains with
+EVAL_ROWS = max(1, 2**14 // MAX_SEQ_LEN)  # rows scored at a time, whatever batch size train.py trains with
 
 if CLOCK != "wall":
     torch.set_num_threads(1)
@@ -111,6 +114,8 @@ if CLOCK != "wall":
 
 def pick_device(wanted=None):
     """What to train on: `wanted` (the harness says, in METARESEARCH_DEVICE), else the best there is."""
+    if wanted not in (None, "cpu", "cuda", "mps"):
+        raise SystemExit(f"METARESEARCH_DEVICE must be cpu, cuda or mps, not {wanted!r}.")
     if wanted == "cpu":
         return "cpu"
     if wanted == "cuda" or torch.cuda.is_available():
@@ -130,22 +135,25 @@ def check_compiler():
     import importlib.util
 
     if importlib.util.find_spec("triton") is None:
-        raise SystemExit("FAIL: Cannot find a working triton installation; install the triton that your torch names.")
+        raise SystemExit("FAIL: Cannot find a working triton installation; install the one your torch names.")
     if not (os.environ.get("CC") or any(map(shutil.which, ("gcc", "clang", "cc")))):
         raise SystemExit("FAIL: Failed to find C compiler. Install gcc or clang, or name one in CC.")
 
 
-# dense bf16, FLOP/s, from the makers' data sheets; the first name that is part of the device's counts
+# dense bf16, FLOP/s, from the makers' data sheets; the first whose words are in the device's name counts
 PEAK_FLOPS = {
     "H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12,
-    "L40S": 362e12, "L4": 121e12, "A10": 125e12, "RTX 5090": 209e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
+    "L40S": 362e12, "L40": 181e12, "L4": 121e12, "A10G": 70e12, "A10": 125e12,
+    "RTX 5090": 209e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
 }
 
 
 def peak_flops():
     """Of this device, for the share of it that a training uses; None where we do not know it."""
     name = torch.cuda.get_device_name() if DEVICE == "cuda" else ""
-    return next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
+    if re.search(r"\bMIG\b|\bLaptop\b", name):  # a part of the card, or a slower one of that name
+        return None
+    return next((flops for words, flops in PEAK_FLOPS.items() if re.search(rf"\b{words}\b", name)), None)
 
 
 DEVICE = pick_device(os.environ.get("METARESEARCH_DEVICE"))
@@ -283,6 +291,8 @@ class Packer:
         self.bins = [[] for _ in range(length + 1)]
         self.mask = self.held = 0
         self.epoch = 1
+        if endless and next(find_documents(tokens, bos), None) is None:
+            raise SystemExit("The training data holds no text. Run prepare.py again.")
         self.documents = find_documents(tokens, bos)
         self.rng = random.Random(PACK_SEED)
 
@@ -495,7 +505,7 @@ class Loader:
         batch, epoch = next(self.batches)
         self.rows += self.B
         if DEVICE != "cpu":
-            batch = batch.to(DEVICE, non_blocking=True)
+            batch = batch.to(DEVICE, non_blocking=DEVICE == "cuda")  # safe from pinned memory only
         return batch[:, :-1], batch[:, 1:], epoch
 
 
@@ -521,21 +531,28 @@ def search_batches(B, T, first_row):
 
 def read_ahead(batches, depth=4):
     """The same batches, made by a thread that stays `depth` ahead and hands on what it fails with."""
-    ready = queue.Queue(depth)
+    ready, stop = queue.Queue(depth), threading.Event()
 
     def work():
         try:
             for batch, epoch in batches:
                 ready.put((batch.pin_memory() if DEVICE == "cuda" else batch, epoch))
+                if stop.is_set():
+                    return
         except BaseException as e:
             ready.put(e)
 
     threading.Thread(target=work, daemon=True).start()
-    while True:
-        item = ready.get()
-        if isinstance(item, BaseException):
-            raise item
-        yield item
+    try:
+        while True:
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        while not ready.empty():  # makes room for the batch the thread may be waiting to hand over
+            ready.get()
 
 
 def make_dataloader(tokenizer, B, T, split, buffer_size=POOL_PIECES, first_row=0):

@@ -71,9 +71,13 @@ LOG_EVERY = 100          # steps between log lines
 # ---------------------------------------------------------------------------
 
 
+BF16 = DEVICE == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+DTYPE = torch.bfloat16 if BF16 else torch.float32  # of activations; weights stay float32
+
+
 def find_flash():
     """FlashAttention-3 on Hopper, FlashAttention-2 elsewhere, if installed; both know windows."""
-    if DEVICE != "cuda":
+    if not BF16:
         return None
     hopper = torch.cuda.get_device_capability() == (9, 0)
     for package in ("flash_attn_interface", "flash_attn") if hopper else ("flash_attn",):
@@ -95,7 +99,7 @@ def window_mask(length, window, device):
 
 
 def make_block_masks(length, windows):
-    if DEVICE != "cuda" or FLASH:
+    if FLASH or not BF16:
         return
     global flex_attention
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
@@ -124,12 +128,8 @@ def attend(q, k, v, window):
 # GPT model
 # ---------------------------------------------------------------------------
 
-BF16 = DEVICE == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-DTYPE = torch.bfloat16 if BF16 else torch.float32  # of activations; weights stay float32
-
-
 def norm(x):
-    return F.rms_norm(x, (x.size(-1),))
+    return F.rms_norm(x, (x.size(-1),)).to(x.dtype)  # autocast of torch 2.12 and later widens it
 
 
 def has_value_embed(layer, depth):
@@ -308,7 +308,7 @@ def lay_wide(matrices):
 
 
 def muon_update(params, grads, velocity, spread, scale, lr, momentum, beta2, decay, steps):
-    """Momentum, nearest orthogonal matrix, even neurons (NorMuon, arXiv 2510.05491), cautious decay (2510.12402)."""
+    """Momentum, nearest orthogonal matrix, even neurons (arXiv 2510.05491), cautious decay (2510.12402)."""
     G, W = lay_wide(grads), lay_wide(params)
     velocity.lerp_(G, 1 - momentum)
     U = orthogonalize(G.lerp(velocity, momentum).to(DTYPE), steps).float()
@@ -325,8 +325,7 @@ def adamw_update(p, grad, mean, square, lr, step, beta1, beta2, decay):
     mean.lerp_(grad, 1 - beta1)
     square.lerp_(grad.square(), 1 - beta2)
     update = mean / ((square / (1 - beta2 ** step)).sqrt() + 1e-10)
-    if decay:
-        p.mul_(1 - lr * decay)
+    p.mul_(1 - lr * decay)
     p.sub_(update * (lr / (1 - beta1 ** step)))
 
 
@@ -356,10 +355,9 @@ class Muon:
     @torch.no_grad()
     def step(self):
         for g in self.param_groups:
-            lr, momentum, decay = map(as_scalar, (g["lr"], g["momentum"], g["weight_decay"]))
+            scalars = map(as_scalar, (g["lr"], g["momentum"], g["beta2"], g["weight_decay"]))
             grads = [p.grad for p in g["params"]]
-            muon_update(g["params"], grads, g["velocity"], g["spread"], g["scale"],
-                        lr, momentum, g["beta2"], decay, g["ns_steps"])
+            muon_update(g["params"], grads, g["velocity"], g["spread"], g["scale"], *scalars, g["ns_steps"])
 
 
 class AdamW:
@@ -379,9 +377,9 @@ class AdamW:
     def step(self):
         self.steps += 1
         for g in self.param_groups:
-            lr, step = as_scalar(g["lr"]), as_scalar(float(self.steps))
+            scalars = [as_scalar(v) for v in (g["lr"], float(self.steps), *g["betas"], g["weight_decay"])]
             for p, mean, square in zip(g["params"], g["mean"], g["square"], strict=True):
-                adamw_update(p, p.grad, mean, square, lr, step, *g["betas"], g["weight_decay"])
+                adamw_update(p, p.grad, mean, square, *scalars)
 
 
 def matrix_params(model):
@@ -452,25 +450,43 @@ def warm_up(model, optimizers, rows, accumulate, autocast):
     Compiles and warms on made-up tokens, then puts everything back: nothing can be learnt from them, so
     this comes before the data is asked for, and no step of the training proper is slow or untimed.
     """
-    before = [p.detach().clone() for p in model.parameters()]
-    made_up = torch.Generator().manual_seed(0)
-    tokens = torch.randint(model.config["vocab_size"], (rows, MAX_SEQ_LEN + 1), generator=made_up).to(DEVICE)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     make_block_masks(MAX_SEQ_LEN, window_sizes(model.config))
-    forward = torch.compile(model, dynamic=False) if COMPILED else model
-    for _ in range(2 if COMPILED else 1):
-        backward(forward, tokens[:, :-1], tokens[:, 1:], accumulate, autocast)
-        for optimizer in optimizers:
-            optimizer.step()
-        model.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        for p, value in zip(model.parameters(), before, strict=True):
-            p.copy_(value)
+    with torch.random.fork_rng([0] if DEVICE == "cuda" else []):
+        try:
+            forward = warm_steps(model, optimizers, rows, accumulate, autocast)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as e:
+            if not BLOCK_MASKS:
+                raise
+            print(f"FlexAttention fails here, so windows are masks: {str(e).splitlines()[0]}")
+            BLOCK_MASKS.clear()
+            torch._dynamo.reset()
+            forward = warm_steps(model, optimizers, rows, accumulate, autocast)
+    model.load_state_dict(before)
     for optimizer in optimizers:
         optimizer.reset()
     gc.collect()
     gc.freeze()  # collections in the loop would only find what is still in use
     gc.disable()
     return forward
+
+
+def warm_steps(model, optimizers, rows, accumulate, autocast):
+    tokens = torch.randint(model.config["vocab_size"], (rows, MAX_SEQ_LEN + 1)).to(DEVICE)
+    forward = torch.compile(model, dynamic=False) if COMPILED else model
+    for _ in range(2 if COMPILED else 1):
+        backward(forward, tokens[:, :-1], tokens[:, 1:], accumulate, autocast)
+        for optimizer in optimizers:
+            optimizer.step()
+        model.zero_grad(set_to_none=True)
+    return forward
+
+
+def forward_passes(total_rows):
+    """Of one step: the fewest that share its rows evenly and take at most DEVICE_BATCH_SIZE each."""
+    return next(n for n in range(1, total_rows + 1) if total_rows % n == 0 and total_rows // n <= DEVICE_BATCH_SIZE)
 
 
 def backward(forward, x, y, accumulate, autocast):
@@ -480,27 +496,40 @@ def backward(forward, x, y, accumulate, autocast):
     return loss.detach()
 
 
+def start_reading(loss):
+    """A function that waits for this loss, and not for the work queued on the device after it."""
+    if DEVICE != "cuda":
+        return loss.item
+    copy, copied = loss.to("cpu", non_blocking=True), torch.cuda.Event()
+    copied.record()
+
+    def read():
+        copied.synchronize()
+        return copy.item()
+
+    return read
+
+
 def train(model, forward, optimizers, loader, accumulate, autocast):
-    """Steps until the budget is used; returns the number of steps. Losses are read one step late, so that
-    the device has work while the host looks at them."""
-    step, loss, value = 0, None, math.nan
+    """Steps until the budget is used; returns their number. The host reads a loss while the next step runs."""
+    step, read, value = 0, None, math.nan
     while (used := progress(step)) < 1:
-        last = loss
         for _ in range(accumulate):
             x, y, epoch = next(loader)
             loss = backward(forward, x, y, accumulate, autocast)
+        read_last, read = read, start_reading(loss)
         if GRAD_CLIP:
             nn.utils.clip_grad_norm_(model.parameters(), GRAD_CLIP)
         follow_schedule(*optimizers, step, used)
         for optimizer in optimizers:
             optimizer.step()
         model.zero_grad(set_to_none=True)
-        if last is not None:
-            fail_fast(value := last.item(), step - 1)
+        if read_last:
+            fail_fast(value := read_last(), step - 1)
             if step % LOG_EVERY == 0:
                 log(step, used, value, epoch)
         step += 1
-    fail_fast(value := loss.item(), step - 1)
+    fail_fast(value := read(), step - 1)
     log(step, used, value, epoch)
     return step
 
@@ -523,9 +552,11 @@ def main():
     model = build_model(model_config(tokenizer.get_vocab_size())).to(DEVICE)
     optimizers = build_optimizers(model)
     total_rows = max(1, TOTAL_BATCH_SIZE // MAX_SEQ_LEN)
-    rows = min(DEVICE_BATCH_SIZE, total_rows)
-    accumulate = total_rows // rows
+    accumulate = forward_passes(total_rows)
+    rows = total_rows // accumulate
     forward = warm_up(model, optimizers, rows, accumulate, autocast)
+    attention = f"{FLASH.__module__}" if FLASH else "FlexAttention" if BLOCK_MASKS else "PyTorch"
+    print(f"device: {DEVICE} | activations: {DTYPE} | attention: {attention} | rows: {accumulate} x {rows}")
 
     loader = make_dataloader(tokenizer, rows, MAX_SEQ_LEN, "train")
     released = time.perf_counter()
@@ -554,4 +585,4 @@ if __name__ == "__main__":
     try:
         main()
     except torch.OutOfMemoryError as e:
-        sys.exit(f"FAIL: out of memory; halve DEVICE_BATCH_SIZE (now {DEVICE_BATCH_SIZE}). {str(e).splitlines()[0]}")
+        sys.exit(f"FAIL: out of memory with DEVICE_BATCH_SIZE {DEVICE_BATCH_SIZE}. {str(e).splitlines()[0]}")

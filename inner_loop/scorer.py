@@ -22,7 +22,7 @@ import numpy.typing as npt
 from inner_loop.crash import Crash
 from inner_loop.records import Shard, Task
 
-BATCH_ROWS = 32
+BATCH_TOKENS = 1 << 14  # scored at a time: bounds the memory that a model's logits take
 Rows = npt.NDArray[np.uint16]
 Logits = npt.NDArray[np.float32]
 
@@ -45,7 +45,7 @@ def load_shard(cache: Path, shard: Shard, task: Task) -> ScoredShard:
 
 
 def bits_per_byte(shard: ScoredShard, ask: Callable[[Rows], Logits], vocab_size: int) -> float:
-    """Score a shard, `BATCH_ROWS` rows at a time.
+    """Score a shard, `BATCH_TOKENS` tokens at a time.
 
     Args:
         shard: the rows to score.
@@ -78,6 +78,7 @@ def token_nats(logits: Logits, targets: Rows) -> npt.NDArray[np.float64]:
 
 
 def _batches(shard: ScoredShard) -> Iterator[ScoredShard]:
-    for i in range(0, len(shard.inputs), BATCH_ROWS):
-        rows = slice(i, i + BATCH_ROWS)
+    at_a_time = max(1, BATCH_TOKENS // shard.inputs.shape[1])
+    for i in range(0, len(shard.inputs), at_a_time):
+        rows = slice(i, i + at_a_time)
         yield ScoredShard(shard.inputs[rows], shard.targets[rows], shard.nbytes[rows])

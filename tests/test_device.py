@@ -24,6 +24,11 @@ def test_what_the_harness_names_is_taken_and_never_replaced_by_a_slower_device()
             prepare.pick_device("mps")
 
 
+def test_a_device_that_is_none_is_refused_instead_of_replaced():
+    with pytest.raises(SystemExit, match="must be cpu, cuda or mps, not 'cuda:1'"):
+        prepare.pick_device("cuda:1")
+
+
 def test_a_driver_that_is_too_old_is_named_in_torchs_own_words(monkeypatch):
     def old():
         raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).\nX")
@@ -80,6 +85,11 @@ def test_no_c_compiler_is_said_too(triton, monkeypatch, tmp_path):
         ("NVIDIA GeForce RTX 4090", 165e12),
         ("NVIDIA L40S", 362e12),
         ("NVIDIA L4", 121e12),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA A10G", 70e12),
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
         ("Some card of next year", None),
     ],
 )

@@ -139,6 +139,23 @@ def test_a_failure_of_the_thread_is_raised_where_the_batch_is_asked_for(module):
         next(ahead)
 
 
+def test_a_loader_that_is_dropped_takes_its_thread_with_it(module):
+    def endless():
+        while True:
+            yield torch.zeros(1), 1
+
+    before = threading.active_count()
+    ahead = [module.read_ahead(endless()) for _ in range(5)]
+    for each in ahead:
+        next(each)
+    for each in ahead:
+        each.close()
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
+
+
 def test_reading_ahead_hides_the_time_it_takes(module):
     def slow():
         while True:
@@ -153,4 +170,3 @@ def test_reading_ahead_hides_the_time_it_takes(module):
         next(ahead)
         waited += time.perf_counter() - asked
     assert waited < 0.05
-    assert threading.active_count() < 50

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -127,3 +128,9 @@ def test_documents_are_found_whatever_the_window(sizes, window):
     texts = [tokens[a : a + n].tolist() for a, n in found]
     starts = np.cumsum([0, *sizes])
     assert texts == [list(range(s, s + n)) for s, n in zip(starts, sizes, strict=False) if n]
+
+
+@pytest.mark.parametrize("tokens", [[], [5, 6, 7], [BOS, BOS, BOS]])
+def test_a_stream_without_text_is_an_error_and_not_a_wait(tokens):
+    with pytest.raises(SystemExit, match="holds no text"):
+        prepare.Packer(np.array(tokens, dtype="<u2"), BOS, 8, endless=True)

@@ -180,11 +180,18 @@ def test_a_bad_task_file_ends_the_process_with_one_sentence_and_no_traceback(hom
         ({"time_budget": 0}, "time_budget must be a number above 0"),
         ({"time_budget": True}, "time_budget must be a number above 0"),
         ({"corpus": "../etc"}, "corpus must be a word"),
+        ({"corpus": "../etc.txt"}, "corpus must be a word"),
+        ({"corpus": 7}, "corpus must be a word"),
     ],
 )
 def test_a_bad_task_value_is_one_sentence(home, change, sentence):
     with pytest.raises(SystemExit, match=sentence):
         home.module.check_task({**TASK, **change}, "task.json")
+
+
+@pytest.mark.parametrize("corpus", ["shakespeare", "my data.txt", "wiki.en.jsonl", "A.PARQUET"])
+def test_a_corpus_is_a_word_or_a_file_of_any_name(home, corpus):
+    home.module.check_task({**TASK, "corpus": corpus}, "task.json")
 
 
 def test_a_missing_task_key_is_named(home):
@@ -243,11 +250,12 @@ def plain_bpb(model, rows, token_bytes):
 
 
 @pytest.mark.parametrize("batch_size", [0, 1, 7, 10**6])
-def test_evaluate_bpb_equals_a_plain_reference_whatever_the_batch(home, batch_size):
+def test_evaluate_bpb_equals_a_plain_reference_whatever_the_batch(home, monkeypatch, batch_size):
+    monkeypatch.setattr(home.module, "EVAL_ROWS", 30)
     torch.manual_seed(0)
     model = Bigram(home.tokenizer.get_vocab_size()).train()
     rows = np.fromfile(home.cache / "search.bin", dtype="<u2").reshape(-1, 17)
-    assert len(rows) > TASK["eval_tokens"] // 16 > 33  # more than one part, and not all of them
+    assert len(rows) > TASK["eval_tokens"] // 16 > home.module.EVAL_ROWS  # parts, and not all
     rows = rows[: TASK["eval_tokens"] // 16].tolist()
     expected = plain_bpb(model, rows, home.module.get_token_bytes().tolist())
     assert home.module.evaluate_bpb(model, home.tokenizer, batch_size) == pytest.approx(

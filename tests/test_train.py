@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import types
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -198,7 +199,7 @@ def flash(name):
     ],
 )
 def test_flash_attention_is_used_where_it_is_installed(monkeypatch, installed, capability, found):
-    monkeypatch.setattr(train, "DEVICE", "cuda")
+    monkeypatch.setattr(train, "BF16", True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     for name in ("flash_attn_interface", "flash_attn"):
         monkeypatch.setitem(sys.modules, name, flash(name) if name in installed else None)
@@ -257,10 +258,8 @@ def test_flex_attention_is_captured_whole_and_equals_the_dense_mask(monkeypatch)
     loss.backward()
     expected = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
-    create = flex.create_block_mask
     monkeypatch.setattr(flex, "_validate_device", lambda *_: None)  # it trains on GPUs only
-    monkeypatch.setattr(flex, "create_block_mask", lambda *a, device: create(*a, device="cpu"))
-    monkeypatch.setattr(train, "DEVICE", "cuda")
+    monkeypatch.setattr(train, "BF16", True)
     monkeypatch.setattr(train, "BLOCK_MASKS", {})
     train.make_block_masks(12, train.window_sizes(CONFIG))
     assert list(train.BLOCK_MASKS) == [(12, 3)]
@@ -272,7 +271,37 @@ def test_flex_attention_is_captured_whole_and_equals_the_dense_mask(monkeypatch)
         assert torch.allclose(p.grad, grad, atol=1e-5)
 
 
-def test_on_a_gpu_activations_are_bf16_and_weights_and_logits_float32(monkeypatch):
+def test_where_flex_attention_fails_the_windows_are_masks_and_the_training_goes_on(
+    monkeypatch, capsys
+):
+    monkeypatch.setattr(train, "BF16", True)
+    monkeypatch.setattr(train, "COMPILED", True)
+    monkeypatch.setattr(train, "BLOCK_MASKS", {})
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    torch._dynamo.reset()
+    model = stirred_model()
+    forward = warmed_up(monkeypatch, model, train.build_optimizers(model))
+    assert "FlexAttention fails here" in capsys.readouterr().out
+    assert train.BLOCK_MASKS == {}
+    x = tokens()
+    assert forward(x, x).item() == pytest.approx(model(x, x).item(), abs=1e-5)
+
+
+def test_a_failure_that_is_not_flex_attentions_is_raised(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("an edit's own mistake")
+
+    model = stirred_model()
+    monkeypatch.setattr(model.blocks[0], "forward", broken)
+    with pytest.raises(RuntimeError, match="own mistake"):
+        warmed_up(monkeypatch, model, train.build_optimizers(model))
+
+
+@pytest.mark.parametrize("widened", [False, True])
+def test_on_a_gpu_activations_are_bf16_and_weights_and_logits_float32(monkeypatch, widened):
+    rms_norm = torch.nn.functional.rms_norm
+    if widened:  # what autocast does to it on CUDA from torch 2.12 on
+        monkeypatch.setattr(torch.nn.functional, "rms_norm", lambda x, s: rms_norm(x.float(), s))
     monkeypatch.setattr(train, "DTYPE", torch.bfloat16)
     model, x, kinds = stirred_model(), tokens(), {}
     for name, module in model.named_modules():
@@ -370,26 +399,44 @@ def test_momentum_rises_and_decay_falls_over_the_schedule():
         assert group["lr"] == pytest.approx(group["peak_lr"] * train.FINAL_LR_FRAC)
 
 
-def test_warming_up_leaves_no_trace():
-    torch.manual_seed(3)
-    model = stirred_model()
-    optimizers = train.build_optimizers(model)
-    expected = take_steps(copy.deepcopy(model), None, 0), torch.get_rng_state()
-    sequence, train.MAX_SEQ_LEN = train.MAX_SEQ_LEN, 12
+def warmed_up(monkeypatch, model, optimizers):
+    monkeypatch.setattr(train, "MAX_SEQ_LEN", 12)
     try:
-        train.warm_up(model, optimizers, 2, 1, contextlib.nullcontext())
+        return train.warm_up(model, optimizers, 2, 1, contextlib.nullcontext())
     finally:
-        train.MAX_SEQ_LEN = sequence
         gc.enable()
         gc.unfreeze()
-    assert torch.equal(take_steps(model, None, 0), expected[0])
+
+
+def test_warming_up_leaves_no_trace(monkeypatch):
+    torch.manual_seed(3)
+    model = stirred_model().train()
+    model.register_buffer("running", torch.zeros(3))
+    model.register_forward_pre_hook(lambda m, _: setattr(m, "running", m.running + 1))
+    optimizers = train.build_optimizers(model)
+    expected = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    warmed_up(monkeypatch, model, optimizers)
+    assert model.state_dict().keys() == expected[0].keys()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, expected[0][name]), name
     assert torch.equal(torch.get_rng_state(), expected[1])
     assert all(p.grad is None for p in model.parameters())
     fresh = stirred_model()
-    fresh.load_state_dict(model.state_dict())
+    fresh.load_state_dict(model.state_dict(), strict=False)
     assert torch.equal(
         take_steps(model, optimizers, 3), take_steps(fresh, train.build_optimizers(fresh), 3)
     )
+
+
+@pytest.mark.parametrize(
+    ("total", "most", "passes"), [(128, 64, 2), (128, 48, 4), (128, 200, 1), (7, 3, 7), (1, 1, 1)]
+)
+def test_a_batch_too_large_for_one_pass_is_shared_evenly_and_never_shrinks(
+    monkeypatch, total, most, passes
+):
+    monkeypatch.setattr(train, "DEVICE_BATCH_SIZE", most)
+    assert train.forward_passes(total) == passes
+    assert total % passes == 0
 
 
 def test_every_weight_has_exactly_one_optimizer():
