@@ -223,6 +223,23 @@ def test_seconds_are_fractions_of_the_budget(tmp_path, home, clock):
     assert 0 <= first < 1
 
 
+@pytest.mark.parametrize("clock", ["wall", "cpu"])
+def test_a_script_that_keeps_its_own_slow_clock_still_ends_in_time(tmp_path, home, clock):
+    module = load_prepare(tmp_path / "code", {**TASK, "clock": clock, "time_budget": 0.05})
+    budget = module.TIME_BUDGET
+    assert (float(budget), f"{budget - 0.01:.2f}") == (0.05, "0.04")
+    assert not budget <= 0
+    assert budget > 0
+    assert (0 / budget, 0.025 / budget, 0.05 / budget) == (0.0, 0.5, 1.0)
+    assert budget <= 0.06
+    next(module.make_dataloader(home.tokenizer, 2, 16, "train"))
+    shares = [0 / budget]
+    while not budget <= 0.0:  # its own clock stands still, as in upstream's first steps
+        shares.append(0.0 / budget)
+    assert 0.0 / budget >= 1
+    assert shares == sorted(shares)
+
+
 # Metric
 
 
