@@ -25,7 +25,7 @@ import numpy as np
 from inner_loop.box import RunBox
 from inner_loop.channel import BrokenBox, Channel, WrongPayload
 from inner_loop.crash import Crash
-from inner_loop.faults import blame_the_machine, refuse_a_busy_gpu
+from inner_loop.faults import blame_the_machine, refuse_a_busy_gpu, refuse_other_data
 from inner_loop.records import Claims, CrashCode, Measured, Record, Shard, Track
 from inner_loop.scorer import Logits, Rows, bits_per_byte, load_shard
 
@@ -72,6 +72,7 @@ def execute(
     """
     data = site.cache / job.data
     refuse_a_busy_gpu(job.track, slot)
+    refuse_other_data(data, job.track.corpus_sha256)
     with RunBox(
         job.files,
         {name: data / name for name in TOKENIZER_FILES},
@@ -90,6 +91,7 @@ def execute(
         except BrokenBox as end:
             crash, reason = _why_it_ended(box, str(end))
         measured = session.measured(crash, reason)
+        refuse_other_data(data, job.track.corpus_sha256)  # nor may it have changed meanwhile
         if crash:
             _blame_a_full_disk(site.scratch)
         if crash and not cancelled():

@@ -17,9 +17,11 @@ import os
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from inner_loop import machine
+from inner_loop.corpora.cache import read_manifest
 from inner_loop.errors import UserError
 from inner_loop.records import Track
 
@@ -83,6 +85,24 @@ def refuse_a_busy_gpu(track: Track, slot: int, patience: float = LEAVE_SECONDS) 
         if time.monotonic() > deadline:
             raise MachineFault(busy(slot, found[0]))
         time.sleep(0.25)
+
+
+def refuse_other_data(folder: Path, corpus_sha256: str) -> None:
+    """A number measured on another corpus than the track's would be a wrong row.
+
+    Args:
+        folder: the prepared data.
+        corpus_sha256: the track's; nothing is checked if it is empty.
+
+    Raises:
+        MachineFault: the folder holds another corpus, or no whole one.
+    """
+    if not corpus_sha256:
+        return
+    manifest = read_manifest(folder) or {}
+    if manifest.get("corpus_sha256") != corpus_sha256:
+        now = f"now holds the corpus {manifest['corpus']}" if manifest else "is not whole any more"
+        raise MachineFault(f"{folder} {now}, not the one of this track: remove that folder.")
 
 
 def blame_the_machine(track: Track, slot: int, output: str) -> None:

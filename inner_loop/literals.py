@@ -11,8 +11,8 @@ import math
 import re
 from collections.abc import Mapping
 
-from inner_loop.edits import apply_edits
-from inner_loop.errors import unknown
+from inner_loop.edits import CannotApply, apply_edits
+from inner_loop.errors import UserError, unknown
 from inner_loop.records import Constant, Edit
 
 Number = int | float
@@ -68,18 +68,24 @@ def with_start(source: str, start: Mapping[str, Constant]) -> str:
     """`source` with the constants of a track's `[start]` table in place of its own.
 
     Raises:
-        UserError: a name that `source` does not have.
+        UserError: a name that `source` does not have, or a value that cannot stand there.
     """
     for name, value in start.items():
         known = literals(source)
         if name not in known:
             raise unknown("constant of train.py in [start]", name, known)
         edits = set_literal(source, name, _text(value, known[name]))
-        source = apply_edits(source, edits) if edits else source
+        try:
+            source = apply_edits(source, edits) if edits else source
+        except CannotApply as error:
+            raise UserError(f"[start] cannot set {name} ({error}); remove it there.") from error
     return source
 
 
 def _text(value: Constant, like: str) -> str:
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, tuple):
+        items = [written(item, like) for item in value]
+        return f"({', '.join(items)}{',' * (len(items) == 1)})"
     return str(value) if isinstance(value, bool) else written(value, like)

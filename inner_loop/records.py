@@ -21,7 +21,7 @@ Status = Literal["keep", "discard", "crash"]
 RunState = Literal["waiting", "running", "complete", "failed"]
 Role = Literal["entrant", "control", "baseline"]
 Shard = Literal["search", "audit", "locked"]
-Constant = bool | int | float | str  # a value of an ALL_CAPS constant of train.py
+Constant = bool | int | float | str | tuple[int | float, ...]  # of train.py, in ALL_CAPS
 CrashCode = Literal[
     "exception",  # train.py raised or exited with a non-zero code
     "syntax",  # train.py does not compile

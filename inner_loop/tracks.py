@@ -14,13 +14,15 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from inner_loop.corpora.source import SUFFIXES, corpus_names, is_text_file
 from inner_loop.errors import UserError, unknown
 from inner_loop.records import Record, Task, Track
 
 TASKS = Path(__file__).parent / "tasks"
 TRACKS = Path(__file__).parent / "tracks"
-TEXT_FILES = (".txt", ".jsonl", ".parquet")
 _FILLED_IN = {"name", "hardware", "corpus_sha256", "base_commit", "corpus_file"}
+_START = "start"  # the table of constants; pydantic's words for its values name every type
+_CONSTANT = "it must be true, false, a finite number, a text or a list of numbers"
 
 R = TypeVar("R", bound=Record)
 
@@ -38,7 +40,8 @@ def load_track(name_or_path: str) -> Track:
         raise UserError(f"{path}: key 'task' must name a task; add for example task = \"tiny\".")
     task_path = _find(task_name, TASKS, "task", beside=path)
     task = checked(Task, {"name": task_path.stem, **_own_keys(task_path)}, task_path)
-    if task.corpus.endswith(TEXT_FILES):
+    _check_words(task, task_path)
+    if is_text_file(task.corpus):
         task = task.model_copy(update=_beside(task_path, task.corpus))
     return checked(Track, {**table, "name": path.stem, "task": task}, path)
 
@@ -72,6 +75,16 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid TOML: {error}; correct that place.") from error
 
 
+def _check_words(task: Task, path: Path) -> None:
+    """What prepare.py would complain about, while the user's own file can still be named."""
+    if not task.name.replace("-", "").replace("_", "").isalnum():
+        raise UserError(f"{path}: a task file's name is a word; use letters, digits, - and _.")
+    known = corpus_names()
+    if not is_text_file(task.corpus) and task.corpus not in known:
+        files = [f"FILE{suffix}" for suffix in SUFFIXES]
+        raise UserError(f"{path}: {unknown('corpus', task.corpus, [*known, *files])}")
+
+
 def _beside(task_path: Path, corpus: str) -> dict[str, str]:
     file = (task_path.parent / corpus).resolve()
     if not file.is_file():
@@ -95,13 +108,15 @@ def checked(kind: type[R], values: dict[str, Any], path: Path) -> R:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        known = sorted(set(_fields_at(kind, first["loc"][:-1])) - _FILLED_IN)
-        raise UserError(f"{path}: {_complaint(dict(first), key, known)}") from error
+        raise UserError(f"{path}: {_complaint(kind, dict(error.errors()[0]))}") from error
 
 
-def _complaint(first: dict[str, Any], key: str, known: list[str]) -> str:
+def _complaint(kind: type[Record], first: dict[str, Any]) -> str:
+    loc = first["loc"]
+    if loc[0:1] == (_START,) and len(loc) > 1:
+        return f"key '{_START}.{loc[1]}' cannot be {first['input']!r}: {_CONSTANT}; correct it."
+    key = ".".join(str(part) for part in loc)
+    known = sorted(set(_fields_at(kind, loc[:-1])) - _FILLED_IN)
     if first["type"] == "extra_forbidden":
         return f"unknown key '{key}'; remove it or use one of: {', '.join(known)}."
     if first["type"] == "missing":

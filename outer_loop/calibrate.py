@@ -208,7 +208,8 @@ async def _trial(bench: Bench, track: Track, data: PreparedData) -> Trial | None
 
 def _halved(plan: Plan) -> Plan:
     assert plan.start is not None
-    rows = int(plan.track.start["DEVICE_BATCH_SIZE"])
+    rows = plan.track.start["DEVICE_BATCH_SIZE"]
+    assert isinstance(rows, int)
     smaller = {**plan.start.literals, "DEVICE_BATCH_SIZE": max(1, rows // 2)}
     file = plan.file.with_start(smaller)
     start = plan.start._replace(literals=smaller)

@@ -52,10 +52,10 @@ def write_corpus(path: Path, texts: list[str]) -> Path:
     return path
 
 
-def prepared(folder: Path, *files: Path, **changes: Any) -> list[str]:
+def prepared(folder: Path, *files: Path, replace: bool = False, **changes: Any) -> list[str]:
     """Prepare files into a folder and return what was said."""
     said: list[str] = []
-    source = Source("letters", files)
+    source = Source("letters", files, replace=replace)
     assert build.prepare({**TASK, **changes}, folder, source, TOOLS, said.append) == folder
     return said
 
@@ -64,8 +64,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
-def climb(server: ShardServer, folder: Path, shards: int | None = 1, **changes: Any) -> list[str]:
+def climb(
+    server: ShardServer,
+    folder: Path,
+    shards: int | None = 1,
+    replace: bool = False,
+    **changes: Any,
+) -> list[str]:
     said: list[str] = []
-    source = Source(CLIMBMIX, shards=shards, base_url=server.url)
+    source = Source(CLIMBMIX, shards=shards, base_url=server.url, replace=replace)
     build.prepare({**TASK, **changes}, folder / "c", source, TOOLS, said.append)
     return said

@@ -66,6 +66,9 @@ class ShardServer:
         self.files: dict[str, bytes] = {}
         self.asked: list[Asked] = []
         self.ranges = True
+        self.lengths = True
+        """Whether a body's size is told before it."""
+        self.retry_after = "1"
         self.if_range = True
         self.published: Callable[[bytes], str] | None = lambda b: hashlib.sha256(b).hexdigest()
         self.statuses: dict[str, deque[int]] = defaultdict(deque)
@@ -127,14 +130,15 @@ def answer(request: BaseHTTPRequestHandler, shards: ShardServer) -> None:
         return head(request, 404)
     if place == "base":
         published = shards.published(body) if shards.published else "not-a-checksum"
-        linked = {"X-Linked-ETag": f'"{published}"', "X-Linked-Size": str(len(body))}
+        linked = {"X-Linked-ETag": f'"{published}"'}
+        linked |= {"X-Linked-Size": str(len(body))} if shards.lengths else {}
         return head(request, 302, Location=f"/cdn/{name}", **linked)
     asked = request.headers.get("Range")
     start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else None
     if shards.statuses[name]:
         status = shards.statuses[name].popleft()
         shards.asked.append(Asked(name, start, status, [], time.monotonic()))
-        return head(request, status, **{"Retry-After": "1"})
+        return head(request, status, **{"Retry-After": shards.retry_after})
     return send(request, shards, name, body, start)
 
 
@@ -144,13 +148,14 @@ def send(
     etag = f'"{hashlib.md5(body).hexdigest()}"'
     same = request.headers.get("If-Range", etag) == etag or not shards.if_range
     first = start if start is not None and shards.ranges and same else 0
-    headers = {"ETag": etag, "Content-Length": str(len(body) - first)}
+    headers = {"ETag": etag}
+    headers |= {"Content-Length": str(len(body) - first)} if shards.lengths else {}
     status = 206 if first else 200
     if first:
         headers["Content-Range"] = f"bytes {first}-{len(body) - 1}/{len(body)}"
     asked = Asked(name, start, status, [], time.monotonic())
     shards.asked.append(asked)
-    head(request, status, **headers)
+    head(request, status, length=shards.lengths, **headers)
     end = min(len(body), first + shards.cut[name].popleft()) if shards.cut[name] else len(body)
     if shards.together:
         shards.together.wait(10)
@@ -160,11 +165,11 @@ def send(
         asked.sent.append(high - low)
         if name in shards.pause:
             shards.pause[name].wait(60)
-    request.close_connection = end < len(body)
+    request.close_connection = end < len(body) or not shards.lengths
 
 
-def head(request: BaseHTTPRequestHandler, status: int, **headers: str) -> None:
+def head(request: BaseHTTPRequestHandler, status: int, length: bool = True, **headers: str) -> None:
     request.send_response(status)
-    for name, value in ({"Content-Length": "0"} | headers).items():
+    for name, value in (({"Content-Length": "0"} if length else {}) | headers).items():
         request.send_header(name, value)
     request.end_headers()

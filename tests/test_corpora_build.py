@@ -225,12 +225,35 @@ def test_a_half_written_cache_is_rebuilt(
     assert contents(tmp_path / "c") == contents(made.cache)
 
 
-def test_a_changed_corpus_or_task_is_prepared_again(made: Made, tmp_path: Path) -> None:
+def test_another_corpus_takes_a_folder_only_when_told_to(made: Made, tmp_path: Path) -> None:
     folder = tmp_path / "c"
     shutil.copytree(made.cache, folder)
     other = write_corpus(tmp_path / "c.parquet", some_texts(prefix="other "))
-    assert "Prepared" in prepared(folder, other)[0]
+    sha256 = cache.file_sha256(made.corpus)[:12]
+    with pytest.raises(UserError) as error:
+        prepared(folder, other)
+    sentence = str(error.value)
+    assert sentence.startswith(f"{folder} holds the corpus letters (sha256 {sha256}), which")
+    assert "--cache DIR" in sentence
+    assert "METARESEARCH_CACHE" in sentence
+    assert sentence.endswith("or --replace to put it in this one.")
+    left = contents(folder)
+    assert left.pop(".lock") == b""
+    assert left == {n: d for n, d in contents(made.cache).items() if n != ".lock"}
+    assert "Prepared" in prepared(folder, other, replace=True)[0]
     assert contents(folder)["train.bin"] != contents(made.cache)["train.bin"]
+
+
+def test_a_folder_that_is_not_whole_holds_nobodys_corpus(made: Made, tmp_path: Path) -> None:
+    shutil.copytree(made.cache, tmp_path / "c")
+    spoil_a_bin(tmp_path / "c")
+    other = write_corpus(tmp_path / "c.parquet", some_texts(prefix="other "))
+    assert "Prepared" in prepared(tmp_path / "c", other)[0]
+
+
+def test_a_changed_task_is_prepared_again(made: Made, tmp_path: Path) -> None:
+    folder, other = tmp_path / "c", made.corpus
+    shutil.copytree(made.cache, folder)
     assert "Prepared" in prepared(folder, other, max_seq_len=8)[0]
     assert "Prepared" in prepared(folder, other, vocab_size=290, max_seq_len=8)[0]
     assert "ready" in prepared(folder, other, vocab_size=290, max_seq_len=8, name="x")[0]
@@ -319,8 +342,25 @@ def test_shards_become_splits_in_their_order(server: ShardServer, tmp_path: Path
 def test_the_number_of_shards_stays_what_was_asked_for(server: ShardServer, tmp_path: Path) -> None:
     climb(server, tmp_path, shards=2)
     assert "ready" in climb(server, tmp_path, shards=None)[0]
-    assert "Prepared" in climb(server, tmp_path, shards=1)[0]
-    assert "Prepared" in climb(server, tmp_path, shards=1, salt="next season")[0]
+    held = r"holds the corpus climbmix \(training shards: 2, salt '0'\), .* or --replace"
+    with pytest.raises(UserError, match=held):
+        climb(server, tmp_path, shards=1)
+    assert "ready" in climb(server, tmp_path, shards=2)[0]
+    assert "Prepared" in climb(server, tmp_path, shards=1, replace=True)[0]
+    with pytest.raises(UserError, match=r"\(training shards: 1, salt '0'\)"):
+        climb(server, tmp_path, shards=1, salt="next season")
+    assert "Prepared" in climb(server, tmp_path, salt="next season", replace=True)[0]
+
+
+def test_climbmix_and_own_texts_do_not_take_each_others_folder(
+    made: Made, server: ShardServer, tmp_path: Path
+) -> None:
+    climb(server, tmp_path)
+    with pytest.raises(UserError, match="holds the corpus climbmix"):
+        prepared(tmp_path / "c", made.corpus)
+    prepared(tmp_path / "c", made.corpus, replace=True)
+    with pytest.raises(UserError, match=r"holds the corpus letters .* to prepare climbmix in"):
+        climb(server, tmp_path)
 
 
 def test_validation_shards_hold_no_more_than_is_scored(

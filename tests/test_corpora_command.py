@@ -19,17 +19,13 @@ from corpora_fixture import (
     TASK,
     climb,
     contents,
-    some_texts,
 )
 from rich.console import Console
 from shard_server import serving
 
-from inner_loop.corpora import cache, command, meter
+from inner_loop.corpora import command, meter
 from inner_loop.corpora.source import BUNDLED, CLIMBMIX, CLIMBMIX_URL, SUFFIXES, Source
-from inner_loop.data import prepare_data
 from inner_loop.errors import UserError
-from inner_loop.home import Home
-from inner_loop.records import Track
 
 # Killed
 
@@ -74,6 +70,32 @@ def test_a_download_killed_half_way_goes_on_and_the_result_is_the_same(tmp_path:
     assert contents(tmp_path / "c") == contents(tmp_path / "undisturbed" / "c")
 
 
+@pytest.mark.parametrize("fault", ["busy", "silent"])
+def test_ctrl_c_does_not_wait_for_a_server(tmp_path: Path, fault: str) -> None:
+    """One that asks for a minute, or one that says nothing more."""
+    with serving() as server:
+        name, server.retry_after = "shard_06542.parquet", "60"
+        if fault == "busy":
+            server.statuses[name] += [503] * 99
+        else:
+            server.pause[name] = threading.Event()
+        process = run_prepare(tmp_path, "--shards", 1, "--base-url", server.url)
+        end = time.monotonic() + 60
+        while len(list((tmp_path / "downloads" / "climbmix").glob("*.parquet"))) < 3:
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert server.of(name)
+        process.send_signal(signal.SIGINT)
+        interrupted = time.monotonic()
+        _, error = process.communicate(timeout=30)
+    assert time.monotonic() - interrupted < 4  # 2 on an idle machine
+    assert (process.returncode, error) == (
+        130,
+        "Interrupted; the same command continues the downloads.\n",
+    )
+
+
 def part_size(path: Path) -> int:
     part = path.with_name(f"{path.name}.part")
     return part.stat().st_size if part.exists() else 0
@@ -107,7 +129,8 @@ def test_the_base_url_comes_from_the_option_or_the_environment() -> None:
     assert parsed("--base-url", "http://c", METARESEARCH_CLIMBMIX_URL="http://a").base_url == (
         "http://c"
     )
-    assert parsed("--shards", "-1", "--workers", "3")[2:] == (-1, CLIMBMIX_URL, 3)
+    assert parsed("--shards", "-1", "--workers", "3")[2:] == (-1, CLIMBMIX_URL, 3, False)
+    assert parsed("--replace").replace
 
 
 @pytest.mark.parametrize(
@@ -181,28 +204,3 @@ def test_on_a_terminal_progress_is_a_bar_that_goes_away() -> None:
     assert "Working" in shown
     assert "50/100 bytes" in shown
     assert "50%" in shown
-
-
-# A track's own corpus
-
-
-def test_a_track_with_its_own_corpus_is_prepared_once(
-    quick: Track, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    corpus = tmp_path / "own.jsonl"
-    corpus.write_text("".join(json.dumps(t) + "\n" for t in some_texts(400)))
-    changes = {"corpus": corpus.name, "corpus_file": str(corpus), "vocab_size": 300}
-    track = quick.model_copy(update={"task": quick.task.model_copy(update=changes)})
-    home = Home(tmp_path / "home")
-    data = prepare_data(track, home)
-    assert data.corpus_sha256 == cache.file_sha256(corpus)
-    assert capfd.readouterr().err.startswith("Prepared own.jsonl in ")
-    assert prepare_data(track, home) == data
-    elsewhere = track.model_copy(update={"task": track.task.model_copy(update={"corpus_file": ""})})
-    assert prepare_data(elsewhere, home) == data  # read back from the ledger, without the path
-    assert capfd.readouterr() == ("", "")
-    corpus.write_text('{"text": 1}\n')
-    with pytest.raises(
-        UserError, match=r"^/\S+own\.jsonl, line 1: `text` must be a string, not 1\."
-    ):
-        prepare_data(track, home)

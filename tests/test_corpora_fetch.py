@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -178,6 +180,28 @@ def test_a_busy_server_is_asked_again_when_it_says(server: ShardServer, tmp_path
     assert sent.at - busy.at > 0.95
 
 
+def test_a_busy_server_is_given_up_in_the_end(server: ShardServer, tmp_path: Path) -> None:
+    server.retry_after = "soon"  # neither seconds nor a date
+    server.statuses[NAME] += [503] * 99
+    with pytest.raises(UserError, match="answers 503 again and again; run the same command"):
+        get(server, tmp_path)
+    assert len(server.of(NAME)) == fetch.FAILURES
+
+
+def test_nobody_who_stops_has_to_wait_as_long_as_a_server_asks(
+    server: ShardServer, tmp_path: Path
+) -> None:
+    server.retry_after = "60"
+    server.statuses[NAME] += [503] * 99
+    transfers = Count().transfers()
+    thread = threading.Thread(target=fetch_until_stopped, args=(server, tmp_path, transfers))
+    thread.start()
+    wait_until(lambda: server.of(NAME))
+    transfers.stop.set()
+    thread.join(2)
+    assert not thread.is_alive()
+
+
 def test_a_wrong_checksum_is_one_sentence_after_a_second_try(
     server: ShardServer, tmp_path: Path
 ) -> None:
@@ -229,6 +253,64 @@ def test_a_finished_shard_is_never_fetched_again(server: ShardServer, tmp_path: 
     hashes = shards_of(server, tmp_path, names, workers=2)
     assert sorted(asked.name for asked in server.asked) == names
     assert sorted(hashes) == names
+
+
+LOGIN = b"<html>please log in to the network</html>"
+
+
+@pytest.mark.parametrize("lengths", [True, False], ids=["length", "no length"])
+@pytest.mark.parametrize("body", [LOGIN, b"", b"PAR1"], ids=["login page", "empty", "tiny"])
+def test_what_is_no_shard_is_one_sentence_and_never_kept(
+    server: ShardServer, tmp_path: Path, body: bytes, lengths: bool
+) -> None:
+    server.published, server.lengths, server.files[NAME] = None, lengths, body
+    with pytest.raises(UserError, match="no whole parquet file, 2 times over; check the network"):
+        shards_of(server, tmp_path, [NAME], workers=1)
+    assert [asked.start for asked in server.of(NAME)] == [None, None]
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+    del server.files[NAME]
+    assert list(shards_of(server, tmp_path, [NAME], workers=1)) == [NAME]
+
+
+def test_a_body_cut_without_a_length_is_fetched_again(server: ShardServer, tmp_path: Path) -> None:
+    server.published, server.lengths = None, False
+    server.cut[NAME].append(200_000)
+    hashes = shards_of(server, tmp_path, [NAME], workers=1)
+    assert hashes == {NAME: hashlib.sha256(server.files[NAME]).hexdigest()}
+    assert [asked.start for asked in server.of(NAME)] == [None, None]
+
+
+@pytest.mark.parametrize(
+    "note", ['{"bytes": %d}', '{"bytes": %d, "sha256": null}', "[]", "{", "\udcff"]
+)
+def test_an_incomplete_note_is_made_again(server: ShardServer, tmp_path: Path, note: str) -> None:
+    get(server, tmp_path)
+    text = note.replace("%d", str(len(server.files[NAME])))
+    fetch.note_path(tmp_path / NAME).write_bytes(text.encode(errors="surrogateescape"))
+    assert shards_of(server, tmp_path, [NAME], 1)[NAME] == (
+        hashlib.sha256(server.files[NAME]).hexdigest()
+    )
+    assert len(server.of(NAME)) == 1
+
+
+def test_a_shard_that_changed_at_equal_size_is_hashed_again(
+    server: ShardServer, tmp_path: Path
+) -> None:
+    path, before = tmp_path / NAME, shards_of(server, tmp_path, [NAME], 1)
+    changed = bytearray(path.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    path.write_bytes(changed)
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1_000_000))  # a clock may be this coarse
+    after = shards_of(server, tmp_path, [NAME], 1)
+    assert after == {NAME: hashlib.sha256(changed).hexdigest()} != before
+
+
+def test_a_note_of_a_part_that_is_none_starts_again(server: ShardServer, tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}.part").write_bytes(b"half")
+    note = {"etag": 1, "size": "4", "sha256": None}
+    (tmp_path / f"{NAME}.part.json").write_text(json.dumps(note))
+    get(server, tmp_path)
+    whole(server, tmp_path)
 
 
 def test_a_shard_put_there_by_hand_is_taken(server: ShardServer, tmp_path: Path) -> None:

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from inner_loop.data import base_files
 from inner_loop.errors import UserError
-from inner_loop.tracks import TRACKS, load_track, task_json
+from inner_loop.literals import literals, with_start
+from inner_loop.records import Track
+from inner_loop.tracks import TASKS, TRACKS, load_track, task_json
 
 GOOD = (TRACKS / "tiny-steps.toml").read_text(encoding="utf-8")
 
@@ -55,6 +58,119 @@ def test_a_wrong_track_file_gets_one_sentence(
     assert sentence.endswith(".")
     for name in names:
         assert name in sentence
+
+
+TASK = (TASKS / "tiny.toml").read_text(encoding="utf-8")
+
+
+def load_task(folder: Path, text: str, name: str = "mine.toml") -> Track:
+    """A track on a task file of this text."""
+    (folder / name).write_text(text, encoding="utf-8")
+    (folder / "track.toml").write_text(GOOD.replace('task = "tiny"', f'task = "{name}"'))
+    return load_track(str(folder / "track.toml"))
+
+
+def on_corpus(name: str) -> str:
+    assert 'corpus = "shakespeare"' in TASK
+    return TASK.replace('corpus = "shakespeare"', f'corpus = "{name}"')
+
+
+@pytest.mark.parametrize(
+    "name", ["my data.txt", "wiki.en.txt", "data.TXT", "ünï.JsonL", ".parquet"]
+)
+def test_a_corpus_file_may_have_any_base_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / name).write_text("text")
+    task = load_task(tmp_path, on_corpus(f"texts/{name}")).task
+    assert (task.corpus, task.corpus_file) == (name, str(tmp_path / "texts" / name))
+
+
+@pytest.mark.parametrize(
+    ("corpus", "complaint"),
+    [
+        ("data.TXT", "there is no corpus file"),
+        ("my data", "Unknown corpus 'my data'"),
+        ("novels.csv", "FILE.jsonl, FILE.parquet, FILE.txt, climbmix"),
+        ("shakespear", "Did you mean 'shakespeare'"),
+        ("", "Unknown corpus ''"),
+    ],
+)
+def test_a_wrong_corpus_is_one_sentence_that_names_the_task_file(
+    tmp_path: Path, corpus: str, complaint: str
+) -> None:
+    with pytest.raises(UserError) as raised:
+        load_task(tmp_path, on_corpus(corpus))
+    assert str(raised.value).startswith(f"{tmp_path / 'mine.toml'}: ")
+    assert complaint in str(raised.value)
+
+
+def test_a_task_file_whose_name_is_no_word_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"my task\.toml: a task file's name is a word"):
+        load_task(tmp_path, TASK, "my task.toml")
+
+
+# Constants to start from
+
+
+def with_constant(text: str) -> str:
+    return f"{TASK.partition('[start]')[0]}\n[start]\n{text}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("SOFTCAP = nan", "nan"),
+        ("SOFTCAP = -inf", "-inf"),
+        ("ROPE_BASE = 1e400", "inf"),
+        ("ADAM_BETAS = [0.9, nan]", "nan"),
+        ('ADAM_BETAS = [0.9, "x"]', "x"),
+        ("ADAM_BETAS = [[0.9]]", "0.9"),
+        ("ADAM_BETAS = {a = 1}", "'a': 1"),
+        ("ADAM_BETAS = 1979-05-27", "1979"),
+    ],
+)
+@pytest.mark.parametrize("where", ["task", "track"])
+def test_a_constant_that_is_none_is_one_sentence(
+    tmp_path: Path, line: str, shown: str, where: str
+) -> None:
+    path = tmp_path / f"{where}.toml"
+    (tmp_path / "track.toml").write_text(GOOD.replace('task = "tiny"', 'task = "task.toml"'))
+    (tmp_path / "task.toml").write_text(with_constant(""))
+    table = "" if where == "task" else "[start]\n"
+    path.write_text(f"{path.read_text()}\n{table}{line}\n")
+    with pytest.raises(UserError) as raised:
+        load_track(str(tmp_path / "track.toml"))
+    sentence = str(raised.value)
+    assert sentence.startswith(f"{path}: key 'start.{line.split()[0]}' cannot be ")
+    assert shown in sentence
+    assert sentence.endswith("a finite number, a text or a list of numbers; correct it.")
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("line", "written"),
+    [
+        ("ADAM_BETAS = [0.9, 0.95]", "ADAM_BETAS = (0.9, 0.95)"),
+        ("ADAM_BETAS = [1, -2.50]", "ADAM_BETAS = (1, -2.5)"),
+        ("ADAM_BETAS = [0.9]", "ADAM_BETAS = (0.9,)"),
+        ("ADAM_BETAS = []", "ADAM_BETAS = ()"),
+        ("SOFTCAP = true", "SOFTCAP = True"),
+        ('SOFTCAP = "0.5"', 'SOFTCAP = "0.5"'),
+    ],
+)
+def test_constants_are_written_into_train_py(tmp_path: Path, line: str, written: str) -> None:
+    track = load_task(tmp_path, with_constant(line))
+    name, _, value = written.partition(" = ")
+    assert Track.model_validate_json(track.model_dump_json()).fingerprint == track.fingerprint
+    assert literals(base_files(track)["train.py"])[name] == value
+
+
+def test_a_constant_that_cannot_be_set_is_one_sentence(tmp_path: Path) -> None:
+    track = load_task(tmp_path, with_constant("DEPTH = 1"))
+    with pytest.raises(
+        UserError, match=r"^\[start\] cannot set DEPTH \(the edited train\.py is not"
+    ):
+        with_start("DEPTH = (  # long\n    1,\n)\n", track.task.start)
 
 
 def test_a_file_cannot_forge_what_is_filled_in_at_run_time(tmp_path: Path) -> None:

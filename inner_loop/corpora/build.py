@@ -86,17 +86,29 @@ def prepare(
         The folder.
 
     Raises:
-        UserError: the corpus is missing, unreadable or too small, or cannot be downloaded.
+        UserError: the corpus is missing, unreadable or too small, or cannot be downloaded; or the
+            folder holds another one, and the source is not to `replace` it.
         OSError: the folder cannot be written, or the disk is full.
     """
     if not store.ready(task, cache, source):
         with store.folder_lock(cache, lambda: say(f"Another process prepares {cache}; waiting.")):
             if not store.ready(task, cache, source):  # that process may have prepared it
+                _refuse_to_replace(task, cache, source)
                 manifest = _fill(task, cache, source, tools, meters or Meters(say))
                 say(_summary(manifest, cache))
                 return cache
     say(f"Data is ready in {cache}")
     return cache
+
+
+def _refuse_to_replace(task: Mapping[str, Any], cache: Path, source: Source) -> None:
+    other = "" if source.replace else store.other_corpus(task, cache, source)
+    if other:
+        raise UserError(
+            f"{cache} holds the corpus {other}, which experiments may be using: give --cache DIR "
+            f"to prepare {source.name} in another folder (and METARESEARCH_CACHE=DIR when "
+            "training), or --replace to put it in this one."
+        )
 
 
 def _summary(manifest: Mapping[str, Any], cache: Path) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from inner_loop.corpora.source import Source
+from inner_loop.corpora.source import ALL_SHARDS, Source
 from inner_loop.corpora.splits import SPLIT_RULE
 from inner_loop.records import content_hash
 
@@ -27,6 +27,8 @@ FORMAT = 2
 SHARD_TOKENS = 1 << 20
 """Fewest tokens that a validation shard of climbmix offers to score."""
 MANIFEST = "manifest.json"
+_TEXT = ("corpus", "corpus_sha256", "shards", "salt")
+"""Fields of a key that say which text it is; another vocabulary of the same text is no other."""
 
 
 def key_fields(task: Mapping[str, Any], source: Source) -> dict[str, Any]:
@@ -75,6 +77,18 @@ def ready(task: Mapping[str, Any], cache: Path, source: Source) -> bool:
         return False
     have = manifest.get("key")
     return isinstance(have, dict) and key_fields(task, source).items() <= have.items()
+
+
+def other_corpus(task: Mapping[str, Any], cache: Path, source: Source) -> str:
+    """The other corpus that a whole folder holds, in words; empty if it is this one, or none."""
+    manifest = read_manifest(cache) or {}
+    have, want = manifest.get("key"), key_fields(task, source)
+    if not isinstance(have, dict) or all(have.get(k) == want[k] for k in _TEXT if k in want):
+        return ""
+    shards = have.get("shards")
+    count = "all" if shards == ALL_SHARDS else shards
+    which = f"training shards: {count}, salt '{have.get('salt')}'" if shards else ""
+    return f"{manifest['corpus']} ({which or 'sha256 ' + manifest['corpus_sha256'][:12]})"
 
 
 def read_manifest(cache: Path) -> dict[str, Any] | None:

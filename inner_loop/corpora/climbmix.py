@@ -10,11 +10,14 @@ documents, of which the last is the validation shard, here the search shard.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Thread
 
 from inner_loop.corpora.cache import folder_lock
+from inner_loop.corpora.documents import is_parquet
 from inner_loop.corpora.fetch import Transfers, fetch, fetched_sha256, is_fetched
 from inner_loop.corpora.meter import Meter, Meters
 from inner_loop.corpora.source import ALL_SHARDS, Source
@@ -23,6 +26,8 @@ from inner_loop.errors import UserError
 
 LAST_SHARD = 6542
 """Number of the search shard; the shards before it are for training, but for two."""
+GOODBYE_SECONDS = 1.0
+"""For downloads to stop in, once one has failed or the user interrupts."""
 
 
 def shard_names(shards: int, salt: str) -> dict[Split, list[str]]:
@@ -90,18 +95,48 @@ def _fetch_all(names: list[str], folder: Path, source: Source, meter: Meter) -> 
         meter.expect(sum(sizes.values()) * len(names) // len(sizes))  # the others are about as big
 
     transfers = Transfers(meter.advance, expect)
-    with ThreadPoolExecutor(source.workers) as pool:
+
+    def get(name: str) -> None:
+        fetch(f"{source.base_url}/{name}", folder / name, transfers, _not_parquet)
+
+    _side_by_side(get, names, source.workers, transfers.stop)
+
+
+def _side_by_side(
+    work: Callable[[str], None], names: Sequence[str], workers: int, stop: Event
+) -> None:
+    """Do `work` for all names; the first failure, or Ctrl-C, stops it all and is raised.
+
+    A thread that is waiting for a server then is left behind: as a daemon, it does not keep the
+    process from ending.
+    """
+    waiting, ended = iter(names), SimpleQueue[BaseException | None]()
+
+    def go_on() -> None:
         try:
-            jobs = [
-                pool.submit(fetch, f"{source.base_url}/{name}", folder / name, transfers)
-                for name in names
-            ]
-            for job in as_completed(jobs):
-                job.result()
-        except BaseException:
-            transfers.stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+            while not stop.is_set() and (name := next(waiting, None)):
+                work(name)
+            ended.put(None)
+        except BaseException as error:
+            ended.put(error)
+
+    threads = [Thread(target=go_on, daemon=True) for _ in range(min(workers, len(names)))]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            if (error := ended.get()) is not None:
+                raise error
+    except BaseException:
+        stop.set()
+        end = time.monotonic() + GOODBYE_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        raise
+
+
+def _not_parquet(path: Path) -> str:
+    return "" if is_parquet(path) else "sends something that is no whole parquet file"
 
 
 def _name(number: int) -> str:

@@ -15,7 +15,6 @@ from typing import Any
 
 from inner_loop.corpora.source import (
     ALL_SHARDS,
-    CLIMBMIX,
     CLIMBMIX_URL,
     DEFAULT_SHARDS,
     DEFAULT_WORKERS,
@@ -23,19 +22,20 @@ from inner_loop.corpora.source import (
     URL_VARIABLE,
     Source,
     bundled_corpora,
+    corpus_names,
     is_text_file,
 )
 from inner_loop.errors import UserError, unknown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --corpus, --shards, --base-url and --workers."""
+    """Add --corpus, --shards, --base-url, --workers and --replace."""
     parser.add_argument(
         "--corpus",
         nargs="+",
         metavar="NAME|FILE",
-        help=f"a corpus by name ({', '.join(_names())}) or your own {'/'.join(SUFFIXES)} files "
-        "(default: the task's)",
+        help=f"a corpus by name ({', '.join(corpus_names())}) or your own {'/'.join(SUFFIXES)} "
+        "files (default: the task's)",
     )
     parser.add_argument(
         "--shards",
@@ -56,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="climbmix: downloads at a time (default: %(default)s)",
     )
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="put this corpus in the place of another one that the cache folder holds",
+    )
 
 
 def source_from(
@@ -71,7 +76,9 @@ def source_from(
     if not base_url.startswith(("http://", "https://")):
         raise UserError(f"'{base_url}' is no http:// or https:// address; correct the base URL.")
     source = source_named(args.corpus or (), str(task["corpus"]))
-    return source._replace(shards=args.shards, base_url=base_url, workers=args.workers)
+    return source._replace(
+        shards=args.shards, base_url=base_url, workers=args.workers, replace=args.replace
+    )
 
 
 def source_named(words: Sequence[str], otherwise: str) -> Source:
@@ -91,8 +98,8 @@ def source_named(words: Sequence[str], otherwise: str) -> Source:
         files = (path,) if is_text_file(otherwise) and path.is_file() else ()
         return Source(path.name, (bundled[otherwise],) if otherwise in bundled else files)
     if len(words) == 1 and not is_text_file(words[0]) and not Path(words[0]).exists():
-        if words[0] not in _names():
-            raise unknown("corpus", words[0], _names())
+        if words[0] not in corpus_names():
+            raise unknown("corpus", words[0], corpus_names())
         return source_named((), words[0])
     paths = tuple(Path(word) for word in words)
     for path in paths:
@@ -137,7 +144,3 @@ def _check_file(path: Path) -> None:
         raise UserError(f"{path}: a corpus file must end in {', '.join(SUFFIXES)}; rename it.")
     if not path.is_file():
         raise UserError(f"{path}: no such corpus file; check the path.")
-
-
-def _names() -> list[str]:
-    return sorted({*bundled_corpora(), CLIMBMIX})

@@ -26,6 +26,7 @@ WHOLE_FILE = 100_000
 """Largest .txt file, in bytes, that is one document."""
 GOAL, MOST = 4_000, 16_000
 """Characters of a document cut from a longer .txt file: about, and at most."""
+PARQUET_MARK = b"PAR1"
 ROWS = 1024
 """Rows decoded at a time."""
 
@@ -76,6 +77,18 @@ class ParquetSize(NamedTuple):
     rows: int
     text_bytes: int
     """About."""
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file begins and ends as parquet does: neither another file nor a cut one.
+
+    Source: the magic number in parquet's file format (github.com/apache/parquet-format, README).
+    """
+    size, mark = path.stat().st_size, len(PARQUET_MARK)
+    with path.open("rb") as file:
+        first = file.read(mark)
+        file.seek(max(0, size - mark))
+        return size > 2 * mark and first == file.read(mark) == PARQUET_MARK
 
 
 def parquet_size(path: Path) -> ParquetSize:

@@ -4,8 +4,9 @@ Owns: HTTP ranges, retries, size and checksum, the `.part` file, and the sentenc
 that does not give the file.
 Does not own: which files (`climbmix`); a full disk (an OSError goes through).
 
-Beside a finished file lies `<name>.json` with its bytes and sha256; beside a `.part`, `.part.json`
-with what the server said of it, so that only the same file is continued.
+Beside a finished file lies `<name>.json` with its bytes, time and sha256; beside a `.part`,
+`.part.json` with what the server said of it, so that only the same file is continued. All waiting
+between transfers is on `Transfers.stop`: whoever sets it is not kept waiting.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import requests
-from requests.adapters import HTTPAdapter
+from urllib3.exceptions import InvalidHeader
 from urllib3.util import Retry
 
 from inner_loop.corpora.cache import file_sha256, sync_folder, write_file
@@ -32,14 +33,21 @@ BUSY = (429, 500, 502, 503, 504)
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 FAILURES = 6
 """Broken transfers in a row, none of which brought `PROGRESS` bytes, before giving up."""
+UNANSWERED = 3
+"""The same while no server has answered at all."""
 PROGRESS = 1 << 20
 LONGEST_PAUSE = 30.0
 """Seconds between two transfers, at most; pauses start at `FIRST_PAUSE` and double."""
 FIRST_PAUSE = 0.5
 LONGEST_WAIT = 60.0
 """Seconds that a `Retry-After` can ask for."""
-WRONG_CHECKSUMS = 2
+WRONG_FILES = 2
+"""Whole transfers of something else than the file, before giving up."""
+LATER = "check the network and try again later"
 HINT = f"--base-url or {URL_VARIABLE} names another server"
+
+
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class Stopped(Exception):
@@ -50,8 +58,19 @@ class Broken(Exception):
     """A transfer ended early, or brought what was not asked for."""
 
 
+class Busy(Exception):
+    """A server that may answer later."""
+
+    def __init__(self, refusal: UserError, seconds: float) -> None:
+        super().__init__(str(refusal))
+        self.refusal = refusal
+        self.seconds = seconds
+        """How long it asks to wait; 0 if it does not say."""
+
+
 BREAKS = (
     Broken,
+    Busy,
     requests.ConnectionError,
     requests.Timeout,
     requests.exceptions.ChunkedEncodingError,
@@ -82,47 +101,21 @@ class Transfers:
         """Told of the size of a file."""
         self.stop = threading.Event()
         self.reached = False
-        """Whether any server has answered: if not, waiting is no use."""
-
-
-class Patience(Retry):
-    """Retries as the server asks, but waits a minute at most."""
-
-    def parse_retry_after(self, retry_after: str) -> float:
-        """Seconds to wait."""
-        return min(LONGEST_WAIT, super().parse_retry_after(retry_after))
-
-
-def session() -> requests.Session:
-    """A connection that retries what a server or network may mean to answer later."""
-    retry = Patience(
-        total=6,
-        connect=3,
-        read=3,
-        status=5,
-        backoff_factor=FIRST_PAUSE,
-        status_forcelist=BUSY,
-        raise_on_status=False,
-    )
-    made = requests.Session()
-    made.mount("http://", HTTPAdapter(max_retries=retry))
-    made.mount("https://", HTTPAdapter(max_retries=retry))
-    return made
+        """Whether any server has answered: if not, waiting long is no use."""
 
 
 def is_fetched(path: Path) -> bool:
     """Whether a file is whole. One put there by hand is taken as it is, and noted."""
-    if not path.is_file():
-        return False
-    note = _read_note(note_path(path))
-    if note.get("bytes") != path.stat().st_size:
-        _write_note(path, path)
-    return True
+    return path.is_file() and bool(fetched_sha256(path))
 
 
 def fetched_sha256(path: Path) -> str:
-    """The sha256 of a finished file, as noted when it was fetched."""
-    return str(_read_note(note_path(path))["sha256"])
+    """The sha256 of a finished file, as noted; noted again if the file is not the noted one."""
+    note, now = _read_note(note_path(path)), path.stat()
+    same = (note.get("bytes"), note.get("mtime_ns")) == (now.st_size, now.st_mtime_ns)
+    if not (same and SHA256.fullmatch(str(note.get("sha256")))):
+        note = _write_note(path, path)
+    return str(note["sha256"])
 
 
 def note_path(path: Path) -> Path:
@@ -130,49 +123,65 @@ def note_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def fetch(url: str, path: Path, transfers: Transfers) -> None:
+def fetch(
+    url: str, path: Path, transfers: Transfers, problem: Callable[[Path], str] = lambda _: ""
+) -> None:
     """Download `url` to `path`; what an earlier try left in `<path>.part` is continued.
 
+    Args:
+        url: of the file.
+        path: where it goes.
+        transfers: shared with the other downloads.
+        problem: what is wrong with a whole transfer, said of the URL ("sends ..."); "" if nothing.
+
     Raises:
-        UserError: no connection, a refusal, or a wrong checksum again and again.
+        UserError: no connection, a refusal, or something else than the file again and again.
         Stopped: `transfers.stop` was set.
     """
-    part, wrong = path.with_name(f"{path.name}.part"), 0
+    part = path.with_name(f"{path.name}.part")
     transfers.received(_size(part))
-    with session() as connection:
-        while True:
+    with requests.Session() as connection:
+        for left in reversed(range(WRONG_FILES)):
             offer = _transfer_all(connection, url, part, transfers)
-            if not offer.sha256 or file_sha256(part) == offer.sha256:
+            wrong = _wrong_checksum(part, offer) or problem(part)
+            if not wrong:
                 break
-            wrong += 1
             _forget(part, transfers)
-            if wrong == WRONG_CHECKSUMS:
-                raise UserError(
-                    f"{url} does not have the checksum its server publishes, {wrong} times over; "
-                    f"try again later ({HINT})."
-                )
+            if not left:
+                raise UserError(f"{url} {wrong}, {WRONG_FILES} times over; {LATER} ({HINT}).")
     _write_note(part, path)
     part.replace(path)
     sync_folder(path.parent)
     note_path(part).unlink(missing_ok=True)
 
 
+def _wrong_checksum(part: Path, offer: Offer) -> str:
+    if not offer.sha256 or file_sha256(part) == offer.sha256:
+        return ""
+    return "does not have the checksum its server publishes"
+
+
 def _transfer_all(
     connection: requests.Session, url: str, part: Path, transfers: Transfers
 ) -> Offer:
-    failures = 0
-    while True:
+    failures, asked = 0, 0.0
+    while not transfers.stop.wait(max(asked, _pause(failures))):
         before = _size(part)
         try:
             return _transfer(connection, url, part, transfers)
         except BREAKS as error:
+            asked = error.seconds if isinstance(error, Busy) else 0.0
             failures = 0 if _size(part) - before >= PROGRESS else failures + 1
-            if failures == FAILURES or not transfers.reached:
-                raise _unreachable(url, error) from error
+            if failures >= (FAILURES if transfers.reached else UNANSWERED):
+                refusal = error.refusal if isinstance(error, Busy) else _unreachable(url, error)
+                raise refusal from error
         except requests.RequestException as error:
             raise _unreachable(url, error) from error
-        if transfers.stop.wait(min(LONGEST_PAUSE, FIRST_PAUSE * 2**failures)):
-            raise Stopped
+    raise Stopped
+
+
+def _pause(failures: int) -> float:
+    return min(LONGEST_PAUSE, FIRST_PAUSE * 2**failures) if failures else 0.0
 
 
 def _transfer(connection: requests.Session, url: str, part: Path, transfers: Transfers) -> Offer:
@@ -191,12 +200,16 @@ def _transfer(connection: requests.Session, url: str, part: Path, transfers: Tra
     timeout = (CONNECT_SECONDS, READ_SECONDS)
     with connection.get(url, headers=headers, stream=True, timeout=timeout) as response:
         transfers.reached = True
+        if transfers.stop.is_set():
+            raise Stopped  # from here on files are touched
         return _receive(response, url, part, known, transfers)
 
 
 def _receive(
     response: requests.Response, url: str, part: Path, known: Offer | None, transfers: Transfers
 ) -> Offer:
+    if response.status_code in BUSY:
+        raise Busy(_refused(url, response), _asked_to_wait(response))
     if response.status_code not in (200, 206, 416):
         raise _refused(url, response)
     offer = _offer_of(response)
@@ -218,10 +231,10 @@ def _append(response: requests.Response, part: Path, transfers: Transfers) -> No
     with part.open("ab") as file:
         try:
             for block in response.iter_content(BLOCK):
+                if transfers.stop.is_set():
+                    raise Stopped  # before writing: somebody else may be next to write here
                 file.write(block)
                 transfers.received(len(block))
-                if transfers.stop.is_set():
-                    raise Stopped
         finally:
             file.flush()
             os.fsync(file.fileno())
@@ -238,7 +251,7 @@ def _offer_of(response: requests.Response) -> Offer:
     return Offer(
         etag="" if etag.startswith("W/") else etag,
         size=int(total) if total.isdecimal() else None,
-        sha256=linked if re.fullmatch(r"[0-9a-f]{64}", linked) else "",
+        sha256=linked if SHA256.fullmatch(linked) else "",
     )
 
 
@@ -253,6 +266,14 @@ def _continues(offer: Offer, known: Offer | None) -> bool:
 def _range_start(response: requests.Response) -> int | None:
     match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     return int(match[1]) if match else None
+
+
+def _asked_to_wait(response: requests.Response) -> float:
+    try:
+        asked = Retry().parse_retry_after(response.headers.get("Retry-After", "0"))
+    except InvalidHeader:
+        return 0.0
+    return min(LONGEST_WAIT, asked)
 
 
 def _refused(url: str, response: requests.Response) -> UserError:
@@ -284,14 +305,18 @@ def _size(path: Path) -> int:
 
 def _offer_from(note: dict[str, Any]) -> Offer | None:
     try:
-        return Offer(**note)
+        offer = Offer(**note)
     except TypeError:
         return None
+    kinds = (str, int | None, str)
+    return offer if all(map(isinstance, offer, kinds)) else None
 
 
-def _write_note(measured: Path, path: Path) -> None:
-    note = {"bytes": measured.stat().st_size, "sha256": file_sha256(measured)}
+def _write_note(measured: Path, path: Path) -> dict[str, Any]:
+    now = measured.stat()
+    note = {"bytes": now.st_size, "mtime_ns": now.st_mtime_ns, "sha256": file_sha256(measured)}
     write_file(note_path(path), json.dumps(note).encode())
+    return note
 
 
 def _read_note(path: Path) -> dict[str, Any]:

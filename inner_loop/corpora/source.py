@@ -32,6 +32,8 @@ class Source(NamedTuple):
     """Folder the climbmix shards are downloaded from."""
     workers: int = DEFAULT_WORKERS
     """Downloads at a time."""
+    replace: bool = False
+    """Whether it may take the place of another corpus in the cache folder."""
 
     @property
     def is_climbmix(self) -> bool:
@@ -47,3 +49,8 @@ def is_text_file(word: str) -> bool:
 def bundled_corpora() -> dict[str, Path]:
     """The corpora that come with the repository, by name."""
     return {path.stem: path for path in sorted(BUNDLED.glob("*.parquet"))}
+
+
+def corpus_names() -> list[str]:
+    """The corpora that have a name; any other is the user's files."""
+    return sorted({*bundled_corpora(), CLIMBMIX})
