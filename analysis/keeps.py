@@ -7,8 +7,9 @@ A keep is chosen because its one measurement was low, so its gain is high by luc
 labels take no prior and no model of edits: `real` from two sd of the difference of two trainings
 (2 sqrt(2) sd for single ones, the rule that research on upstream's protocol found to remove nearly
 all false keeps), `noise` below one, `unclear` between. `tests/test_keeps.py` simulates sessions
-in which no edit does anything: 3 of 100 such sessions have a keep labelled real, however long (3 to
-5 where the floor itself was estimated from few trainings).
+in which no edit does anything: at most 4 of 100 have a keep that its one training labels real,
+however long and whatever else was trained again (6 where the floor was estimated from few
+trainings); of 100 keeps that were trained again themselves, about 2 are.
 """
 
 from __future__ import annotations
@@ -72,14 +73,18 @@ class Keep(Record):
     claimed_gain_mbpb: float
     """Best before minus this one; negative if it was not lower."""
     gain_mbpb: float
-    """The same from repeated trainings where the session has some, without those that decided a
-    keep; otherwise the claimed gain. The label rests on it."""
+    """What the label rests on. If this code was trained again: the difference of the trainings
+    that decided no keep. Otherwise the claimed gain, or less if the line it beat measured lower
+    when trained again (never more: see `_gain`)."""
     standard_error_mbpb: float
     """Of `gain_mbpb`: sd * sqrt(1/n + 1/m) for n and m trainings."""
+    retrained: bool
+    """Whether this code was trained again after it was kept, so that those trainings decide."""
     trainings: int
     """n: trainings of this code behind `gain_mbpb`."""
     reference_trainings: int
-    """m: trainings behind the line it beat."""
+    """m: trainings of the line it beat that count: all that decided no keep if this code was
+    trained again, otherwise those it was compared with when it was kept."""
     label: Label
     """`not lower`: not better than the best before; `same code`: a rerun, so all luck."""
     trainings_to_settle: int | None
@@ -158,8 +163,6 @@ class KeepsReport(Record):
 class _Level(NamedTuple):
     mean: float
     trainings: int
-    is_fresh: bool
-    """Whether these are trainings other than the one that decided about the code."""
 
 
 class _Step(NamedTuple):
@@ -169,6 +172,8 @@ class _Step(NamedTuple):
     bpb: float
     reference: str
     best_before: float
+    before_trainings: int
+    """Trainings that `best_before` is the mean of."""
     is_repeat: bool
 
 
@@ -229,31 +234,39 @@ def repeat_groups(session: Session) -> list[list[float]]:
     The training that a code was kept or set aside by is left out, since it was chosen for its
     value; the start was not chosen. A start that is itself a mean is left out too.
     """
-    groups = _scores(session)
-    first = groups.pop(START)
-    start = first if session.start_trainings == 1 else first[1:]
-    return [[MBPB_PER_BPB * x for x in g] for g in (start, *(g[1:] for g in groups.values()))]
+    fresh = _fresh(session)
+    first = [session.start_bpb] if session.start_trainings == 1 else []
+    start = [*first, *fresh.pop(START)]
+    return [[MBPB_PER_BPB * x for x in group] for group in (start, *fresh.values())]
 
 
-def _scores(session: Session) -> dict[str, list[float]]:
-    scores = {START: [session.start_bpb]}
+def _fresh(session: Session) -> dict[str, list[float]]:
+    """Scores by code without those that decided about it: all up to its first keep, if it has one.
+
+    A code set aside, trained again and kept then was kept for that second score. All reruns of the
+    start count.
+    """
+    fresh: dict[str, list[float]] = {START: []}
+    kept = {START}
     for trial in session.trials:
-        if trial.bpb is not None:
-            scores.setdefault(trial.code, []).append(trial.bpb)
-    return scores
+        if trial.bpb is None:
+            continue
+        if trial.code not in fresh or (trial.kept and trial.code not in kept):
+            fresh[trial.code] = []
+        else:
+            fresh[trial.code].append(trial.bpb)
+        if trial.kept:
+            kept.add(trial.code)
+    return fresh
 
 
 def _levels(session: Session) -> dict[str, _Level]:
-    """What each code measures: from trainings that did not decide about it, if there are any."""
-    scores = _scores(session)
-    first, *again = scores.pop(START)
-    n = session.start_trainings
-    start = _Level((first * n + sum(again)) / (n + len(again)), n + len(again), bool(again))
-    fresh = {code: values[1:] or values for code, values in scores.items()}
-    return {START: start} | {
-        code: _Level(fmean(values), len(values), len(scores[code]) > 1)
-        for code, values in fresh.items()
-    }
+    """What the start and every code trained again measure, by trainings that decided nothing."""
+    fresh = _fresh(session)
+    again, n = fresh.pop(START), session.start_trainings
+    mean = (session.start_bpb * n + sum(again)) / (n + len(again))
+    levels = {code: _Level(fmean(values), len(values)) for code, values in fresh.items() if values}
+    return {START: _Level(mean, n + len(again))} | levels
 
 
 def _candidates(session: Session) -> int:
@@ -266,24 +279,39 @@ def _candidates(session: Session) -> int:
 
 
 def _steps(session: Session) -> list[_Step]:
-    best, reference, kept = session.start_bpb, START, {START}
+    best, reference, kept, n = session.start_bpb, START, {START}, session.start_trainings
     steps = []
     for trial in session.trials:
         if trial.kept and trial.bpb is not None:
-            steps.append(_Step(trial, trial.bpb, reference, best, trial.code in kept))
+            steps.append(_Step(trial, trial.bpb, reference, best, n, trial.code in kept))
             if trial.bpb < best:
-                best, reference = trial.bpb, trial.code
+                best, reference, n = trial.bpb, trial.code, 1
             kept.add(trial.code)
     return steps
 
 
+def _gain(step: _Step, levels: Mapping[str, _Level]) -> tuple[float, int, int]:
+    """The gain in bits per byte that the label rests on, and the trainings n and m behind it.
+
+    A code that was trained again is judged by those trainings: nothing chose them. Without them its
+    only score is one chosen for being low, and it is compared as it was when it was kept: the score
+    it beat was chosen too, and most of the two lucks cancels. Reruns of the line it beat take the
+    luck from that side only, so they may lower its gain and never raise it or its certainty
+    (with the rerun mean in its place 7 to 20 of 100 sessions of noise had a keep labelled real).
+    """
+    own = levels.get(step.trial.code)
+    other = levels.get(step.reference, _Level(step.best_before, step.before_trainings))
+    if own is not None:
+        return other.mean - own.mean, own.trainings, other.trainings
+    return min(step.best_before, other.mean) - step.bpb, 1, step.before_trainings
+
+
 def _keep(step: _Step, levels: Mapping[str, _Level], floor: NoiseFloor) -> Keep:
-    own, other = levels[step.trial.code], levels[step.reference]
     claimed = MBPB_PER_BPB * (step.best_before - step.bpb)
-    repeated = own.is_fresh or other.is_fresh
-    gain = MBPB_PER_BPB * (other.mean - own.mean) if repeated else claimed
-    error = standard_error(floor, own.trainings, other.trainings)
-    label = "same code" if step.is_repeat else _label(gain, error, floor)
+    difference, trainings, others = _gain(step, levels)
+    gain = MBPB_PER_BPB * difference
+    label = _label(gain, standard_error(floor, trainings, others), floor)
+    label = "same code" if step.is_repeat else label
     return Keep(
         where=step.trial.where,
         commit=step.trial.commit,
@@ -292,9 +320,10 @@ def _keep(step: _Step, levels: Mapping[str, _Level], floor: NoiseFloor) -> Keep:
         best_before_bpb=step.best_before,
         claimed_gain_mbpb=claimed,
         gain_mbpb=gain,
-        standard_error_mbpb=error,
-        trainings=own.trainings,
-        reference_trainings=other.trainings,
+        standard_error_mbpb=standard_error(floor, trainings, others),
+        retrained=step.trial.code in levels,
+        trainings=trainings,
+        reference_trainings=others,
         label=label,
         trainings_to_settle=trainings_to_settle(gain, floor) if label == "unclear" else None,
     )
@@ -328,7 +357,7 @@ def _confirmed_by_reruns(
 ) -> Confirmation | None:
     """The best line's reruns against the start, if it has any."""
     lowest = min((s for s in steps if s.bpb < s.best_before), key=lambda s: s.bpb, default=None)
-    if lowest is None or lowest.trial.code == START or not levels[lowest.trial.code].is_fresh:
+    if lowest is None or lowest.trial.code == START or lowest.trial.code not in levels:
         return None
     final, start = levels[lowest.trial.code], levels[START]
     gain = MBPB_PER_BPB * (start.mean - final.mean)

@@ -167,13 +167,22 @@ def _labels(report: KeepsReport) -> Iterator[str]:
         if t.count or t.label in ("real", "unclear", "noise")
     ]
     yield f"{count(len(report.keeps), 'keep')}: {', '.join(counted)}."
+    yield " ".join(_false_labels(report))
+
+
+def _false_labels(report: KeepsReport) -> Iterator[str]:
+    """What the labels are worth where no edit does anything; simulated in tests/test_keeps.py."""
     is_estimate = report.noise_floor.df is not None
     wider = ", widened since the floor is an estimate" if is_estimate else ""
-    false = "3 to 5" if is_estimate else "about 3"  # simulated in tests/test_keeps.py
+    yield f"The limits are two and one sd of the difference of two trainings of one script{wider}."
+    most, again = 6 if is_estimate else 4, any(k.retrained for k in report.keeps)
+    one = " by its one training" if again else ""
     yield (
-        f"The limits are two and one sd of the difference of two trainings of one script{wider}. "
-        f"Of 100 sessions in which no edit does anything, {false} have a keep labelled real."
+        f"Of 100 sessions in which no edit does anything, at most {most} have a keep labelled "
+        f"real{one}."
     )
+    if again:
+        yield "Of 100 keeps that do nothing and were trained again, about 2 are labelled real."
 
 
 def _drift(report: KeepsReport) -> Iterator[str]:

@@ -26,7 +26,10 @@ ID_NAMES = (
     *("experiment_id", "exp_id", "run_id", "id", "experiment", "exp", "run", "run_number"),
     *("iteration", "iter", "trial", "number", "index", "n"),
 )
-STATUS_NAMES = ("status", "verdict", "decision", "outcome", "kept", "keep", "action", "result")
+STATUS_NAMES = (
+    *("status", "verdict", "decision", "outcome", "kept", "keep", "is_kept", "accepted", "action"),
+    "result",
+)
 MEMORY_NAMES = (
     *("memory_gb", "vram_gb", "peak_vram_gb", "peak_memory_gb", "mem_gb"),
     *("vram", "memory", "mem"),
@@ -43,17 +46,22 @@ KNOWN_NAMES = {
 }
 UPSTREAM = ("commit", "val_bpb", "memory_gb", "status", "description")
 # a column with one of these words beside `bpb` is not the score itself
-NOT_A_SCORE = {"delta", "gain", "best", "prev", "previous", "baseline", "change", "diff", "target"}
+NOT_A_SCORE = {
+    *("delta", "gain", "best", "prev", "previous", "baseline", "change", "diff", "target", "ema"),
+    *("train", "training", "std", "stdev", "sd", "sem", "se", "stderr", "err", "error", "var"),
+}
+VALIDATION = re.compile(r"(val|valid|validation|eval)(bpb)?")
 
 WORDS: dict[RowStatus, tuple[str, ...]] = {
     "keep": (
         *("keep", "kept", "keeper", "strong_keep", "accept", "accepted", "improve", "improved"),
         *("improvement", "advance", "advanced", "success", "win", "merged", "best", "yes", "true"),
+        *("y", "t"),
     ),
     "discard": (
         *("discard", "discarded", "reject", "rejected", "revert", "reverted", "drop", "dropped"),
         *("marginal", "near_miss", "nearmiss", "checks_failed", "no_improvement", "worse"),
-        *("neutral", "no", "false"),
+        *("neutral", "no", "false", "n", "f"),
     ),
     "crash": (
         *("crash", "crashed", "fail", "failed", "failure", "error", "oom", "timeout", "killed"),
@@ -65,6 +73,14 @@ WORDS: dict[RowStatus, tuple[str, ...]] = {
 STATUS_OF: dict[str, RowStatus] = {
     word: status for status, words in WORDS.items() for word in words
 }
+# check and cross marks, with and without a box
+MARKS: dict[str, RowStatus] = {
+    **dict.fromkeys("\u2713\u2714\u2705\u2611\U0001f5f8\U0001f5f9\U0001f44d", "keep"),
+    **dict.fromkeys("\u2715\u2716\u2717\u2718\u274c\u274e\u2612\u00d7\U0001f5f4", "discard"),
+    **dict.fromkeys("\U0001f5f5\U0001f5f6\U0001f5f7\U0001f6ab\U0001f44e", "discard"),
+}
+FLAGS: dict[float, RowStatus] = {1.0: "keep", 0.0: "discard"}
+NO_WORD = {"", "-", "--", "\u2013", "\u2014"}
 NO_NUMBER = {"", "-", "--", "nan", "inf", "-inf", "+inf", "none", "null", "n/a", "na", "x", "?"}
 
 
@@ -82,6 +98,10 @@ class Columns(NamedTuple):
     agent: int | None = None
     memory_unit: float = 1.0
     """What to divide the memory column by to get GiB."""
+    other_values: tuple[int, ...] = ()
+    """Columns that could be the score as well."""
+    unread_status: int | None = None
+    """A column named like a status none of whose cells is understood, where no other one is."""
 
     @property
     def taken(self) -> set[int | None]:
@@ -101,12 +121,11 @@ def header_names(cells: Sequence[str]) -> tuple[str, ...] | None:
 def columns_by_header(header: Sequence[str], rows: Cells) -> Columns | None:
     """Columns by their names; None if no column with a score's name holds a number."""
     keys = [key(h) for h in header]
-    scores = [k for k in keys if "bpb" in k and not NOT_A_SCORE & set(k.split("_"))]
-    value = _first(
-        c for c in _found(keys, (*BPB_NAMES, *scores, *SCORE_NAMES)) if _has_number(rows, c)
-    )
-    if value is None:
+    values = _values(keys, rows)
+    if not values:
         return None
+    value, *others = values
+    status, unread = _status_column(keys, rows, value)
     megabytes = _first(_found(keys, MEMORY_MB_NAMES))
     gigabytes = _first(_found(keys, MEMORY_NAMES))
     return Columns(
@@ -115,12 +134,12 @@ def columns_by_header(header: Sequence[str], rows: Cells) -> Columns | None:
         commit=_first(_found(keys, COMMIT_NAMES)),
         name=_first(_found(keys, ID_NAMES)),
         memory=megabytes if gigabytes is None else gigabytes,
-        status=_first(
-            c for c in _found(keys, STATUS_NAMES) if c != value and _statuses(rows, c) > 0
-        ),
+        status=status,
         text=_first(_found(keys, TEXT_NAMES)),
         agent=_first(_found(keys, AGENT_NAMES)),
         memory_unit=MB_PER_GB if gigabytes is None else 1.0,
+        other_values=tuple(others),
+        unread_status=unread,
     )
 
 
@@ -146,8 +165,19 @@ def key(name: str) -> str:
 
 
 def status_of(word: str) -> RowStatus:
-    """What a status cell says; `none` if it is empty, `unknown` if the word is in no list."""
-    return STATUS_OF.get(key(word), "unknown") if key(word) else "none"
+    """What a status cell says; `none` if it is empty, `unknown` if it is in no list.
+
+    A word decides before a mark beside it; 1 and 0 are yes and no.
+    """
+    if word.strip() in NO_WORD:
+        return "none"
+    flag = number(word)
+    if flag is not None:
+        return FLAGS.get(flag, "unknown")
+    if key(word):
+        return STATUS_OF.get(key(word), "unknown")
+    marks = {MARKS[c] for c in word if c in MARKS}
+    return marks.pop() if len(marks) == 1 else "unknown"
 
 
 def number(cell: str) -> float | None:
@@ -172,6 +202,55 @@ def _first(found: Iterable[int]) -> int | None:
     return next(iter(found), None)
 
 
+def _values(keys: Sequence[str], rows: Cells) -> list[int]:
+    """Columns that could be the score, the likeliest first: bits per byte, validation before other.
+
+    Only if there is none, a score or a loss.
+    """
+    named = [k for k in keys if "bpb" in k and not _is_no_score(k)]
+    likely = sorted(dict.fromkeys(named), key=_likelihood)
+    for names in (likely, SCORE_NAMES):
+        found = [c for c in _found(keys, names) if _has_number(rows, c)]
+        if found:
+            return found
+    return []
+
+
+def _is_no_score(name: str) -> bool:
+    return any(w in NOT_A_SCORE or w.startswith("train") for w in name.split("_"))
+
+
+def _likelihood(name: str) -> tuple[bool, bool, bool]:
+    """Sorts `val_bpb` first, then other columns on validation text, then `bpb`, then the rest."""
+    is_validation = any(VALIDATION.fullmatch(w) for w in name.split("_"))
+    return name not in BPB_NAMES[:1], not is_validation, name not in BPB_NAMES
+
+
+def _status_column(keys: Sequence[str], rows: Cells, value: int) -> tuple[int | None, int | None]:
+    """The column that says what was kept; or else one that should but cannot be understood.
+
+    Of several, the one understood best: `ok` and `crash` say less than 1 and 0 in `kept`.
+    """
+    named = [c for c in _found(keys, STATUS_NAMES) if c != value and any(_cells(rows, c))]
+    read = [c for c in named if _understood(rows, c) > 0 and not _is_measured(rows, c)]
+    if read:
+        return max(read, key=lambda c: _understood(rows, c)), None
+    return None, _first(c for c in named if keys[c] not in SCORE_NAMES or not _has_number(rows, c))
+
+
+def _is_measured(rows: Cells, column: int) -> bool:
+    """Whether most of it is numbers other than 1 and 0: a result, not a flag."""
+    cells = _cells(rows, column)
+    found = [x for x in map(number, cells) if x is not None and x not in FLAGS]
+    return 2 * len(found) > len(cells)
+
+
+def _understood(rows: Cells, column: int) -> float:
+    """Share of what the column's cells say that is a known status."""
+    told = [s for s in map(status_of, _cells(rows, column)) if s != "none"]
+    return sum(s != "unknown" for s in told) / len(told) if told else 0.0
+
+
 def _cells(rows: Cells, column: int) -> list[str]:
     return [row[column] for row in rows if column < len(row)]
 
@@ -182,7 +261,7 @@ def _has_number(rows: Cells, column: int, *, with_point: bool = False) -> bool:
 
 
 def _statuses(rows: Cells, column: int) -> float:
-    """Share of the column's cells that are a known status word."""
+    """Share of the column's cells that are a known status word; 1 and 0 are no words here."""
     cells = _cells(rows, column)
-    known = sum(status_of(c) not in ("none", "unknown") for c in cells)
+    known = sum(status_of(c) not in ("none", "unknown") for c in cells if number(c) is None)
     return known / len(cells) if cells else 0.0

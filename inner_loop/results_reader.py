@@ -30,6 +30,7 @@ from inner_loop.results_columns import (
 )
 
 MAX_BYTES = 50_000_000
+MAX_WORDS = 5
 MAX_SCORE = 1e6  # no bits per byte, nor any loss; a number this large is another column
 
 
@@ -63,6 +64,14 @@ class Unreadable(Record):
     why: str
 
 
+class UnreadStatus(Record):
+    """A column that should say what was kept, in words that are in no list."""
+
+    column: str
+    words: tuple[str, ...]
+    """Its different cells, the first ones."""
+
+
 class ResultsFile(Record):
     """A whole file: its rows in order, and what could not be read."""
 
@@ -70,7 +79,11 @@ class ResultsFile(Record):
     has_header: bool
     value_column: str
     """Header of the column read as the score."""
+    other_value_columns: tuple[str, ...] = ()
+    """Headers of columns that could have been the score as well."""
     has_status: bool
+    unread_status: UnreadStatus | None = None
+    """A column named like a status that was not used, since no cell of it is understood."""
     rows: tuple[ResultRow, ...]
     unreadable: tuple[Unreadable, ...]
     repeated_headers: tuple[int, ...]
@@ -137,8 +150,9 @@ def shown(cell: str) -> str:
 
 def _file(name: str, has_header: bool, columns: Columns, lines: list[_Line]) -> ResultsFile:
     title = [key(n) for n in columns.names]
-    again = [x for x in lines if [key(c) for c in x.cells] == title]
-    found = [_row(columns, x) for x in lines if x not in again]
+    again = {x.number for x in lines if [key(c) for c in x.cells] == title}
+    body = [x for x in lines if x.number not in again]
+    found = [_row(columns, x) for x in body]
     rows = tuple(x for x in found if isinstance(x, ResultRow))
     unreadable = tuple(x for x in found if isinstance(x, Unreadable))
     if not any(row.bpb is not None for row in rows):
@@ -147,11 +161,21 @@ def _file(name: str, has_header: bool, columns: Columns, lines: list[_Line]) -> 
         name=name,
         has_header=has_header,
         value_column=columns.names[columns.value],
+        other_value_columns=tuple(columns.names[c] for c in columns.other_values),
         has_status=columns.status is not None,
+        unread_status=_unread_status(columns, body),
         rows=rows,
         unreadable=unreadable,
-        repeated_headers=tuple(x.number for x in again),
+        repeated_headers=tuple(sorted(again)),
     )
+
+
+def _unread_status(columns: Columns, lines: Sequence[_Line]) -> UnreadStatus | None:
+    if columns.unread_status is None:
+        return None
+    words = dict.fromkeys(_cell(x.cells, columns.unread_status) for x in lines)
+    told = tuple(word for word in words if word)
+    return UnreadStatus(column=columns.names[columns.unread_status], words=told[:MAX_WORDS])
 
 
 def _row(columns: Columns, line: _Line) -> ResultRow | Unreadable:

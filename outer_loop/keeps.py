@@ -1,17 +1,15 @@
 """From a results file or a run of the ledger to a `KeepsReport`.
 
-Owns: what the command's argument names, which rows are trainings of the same code, where the noise
-floor comes from, and notes on the source. Does not own: statistics (`analysis.keeps`,
-`analysis.keeps_noise`), reading files (`inner_loop.results_reader`), layout.
+Owns: what the command's argument names, where the noise floor comes from, and notes on the source.
+Does not own: statistics (`analysis.keeps`, `analysis.keeps_noise`), reading files
+(`inner_loop.results_reader`), which rows train the same code (`keeps_codes`), layout.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from analysis.curves import CHARGED, MBPB_PER_BPB, audit_scores, run_detail, search_scores
 from analysis.keeps import (
@@ -44,24 +42,9 @@ from inner_loop.results_reader import (
     unreadable_lines,
 )
 from outer_loop.details import find_run
+from outer_loop.keeps_codes import Coded, coded_rows, without_duplicates
 
 FILE_ENDINGS = {".tsv", ".csv", ".txt"}
-COMMIT = re.compile(r"(?=.*\d)[0-9a-z]{6,40}", re.IGNORECASE)
-REPEAT = re.compile(
-    r"\b(re-?runs?|re-?tests?|replica\w+|confirm\w*|re-?measure\w*|another seed|seed #?\d+"
-    r"|same (code|config|commit|script)|run again|repeat( (run|of|#?\d+).*)?$)",
-    re.IGNORECASE,
-)
-BASELINE = re.compile(
-    r"(the )?(unmodified |unchanged |stock |original )?baseline"
-    r"([ ,:(-]*(again|repeat|rerun|re-run|run|check|seed|#)?[ #]*\d*\)?)",
-    re.IGNORECASE,
-)
-
-
-class _Coded(NamedTuple):
-    row: ResultRow
-    code: str
 
 
 def keeps_of(target: str, noise_sd: float | None, home: Home) -> KeepsReport:
@@ -107,8 +90,9 @@ def file_keeps(file: ResultsFile, noise_sd: float | None = None) -> KeepsReport:
     Raises:
         UserError: it has no experiment after that row.
     """
-    rows, duplicates = _without_duplicates(file.rows)
-    session = _file_session(rows, file.has_status)
+    rows, duplicates = without_duplicates(file.rows)
+    coded = coded_rows(rows)
+    session = _file_session(coded, file.has_status)
     if not session.trials:
         raise UserError(
             f"{file.name} has one scored row, its start, and no experiment after it; there is "
@@ -121,7 +105,7 @@ def file_keeps(file: ResultsFile, noise_sd: float | None = None) -> KeepsReport:
         floor,
         source=file.name,
         own_repeats=None if own is floor else own,
-        notes=[*_file_notes(file, duplicates), *_direction(session)],
+        notes=[*_file_notes(file, duplicates), *_doubtful(coded), *_direction(session)],
     )
 
 
@@ -133,13 +117,12 @@ def _file_floor(noise_sd: float | None, own: NoiseFloor | None) -> NoiseFloor:
     return known_floor(ASSUMED_SD_MBPB, "assumed")
 
 
-def _file_session(rows: Sequence[ResultRow], has_status: bool) -> Session:
-    coded = _coded(rows)
+def _file_session(coded: Sequence[Coded], has_status: bool) -> Session:
     first = next(i for i, c in enumerate(coded) if c.row.bpb is not None)
     start = coded[first]
     assert start.row.bpb is not None
     best, trials = start.row.bpb, []
-    for row, code in coded[first + 1 :]:
+    for row, code, _ in coded[first + 1 :]:
         is_lower = row.bpb is not None and row.bpb < best
         kept = row.status == "keep" if has_status else is_lower
         if kept and is_lower:
@@ -163,50 +146,6 @@ def _file_trial(row: ResultRow, code: str, kept: bool) -> Trial:
     )
 
 
-def _coded(rows: Sequence[ResultRow]) -> list[_Coded]:
-    """Each row with its code: one commit is one code, if its description does not deny it.
-
-    Agents log an edit they have not committed under the commit before it, so another description
-    under the same commit is another code, unless it speaks of a rerun.
-    """
-    told: dict[str, str] = {}
-    coded = []
-    for row in rows:
-        commit = _commit(row)
-        text = " ".join(row.description.lower().split())
-        is_first = bool(commit) and commit not in told
-        is_same = is_first or (bool(commit) and _is_repeat(row, text, told[commit]))
-        coded.append(_Coded(row, commit if is_same else f"line {row.line}"))
-        told.setdefault(commit, text)
-    return coded
-
-
-def _commit(row: ResultRow) -> str:
-    """What names the code: the commit's first digits, or `baseline` where the row says that."""
-    if COMMIT.fullmatch(row.commit):
-        return row.commit.lower()[:7]
-    return "baseline" if BASELINE.fullmatch(row.description) else ""
-
-
-def _is_repeat(row: ResultRow, text: str, told: str) -> bool:
-    is_told = row.status in ("rerun", "baseline") or bool(REPEAT.search(text))
-    is_equal = bool(text) and text == told
-    return is_told or is_equal or (bool(BASELINE.fullmatch(text) and BASELINE.fullmatch(told)))
-
-
-def _without_duplicates(rows: Sequence[ResultRow]) -> tuple[list[ResultRow], list[int]]:
-    """Rows without those that say word for word what the row before says (logged twice)."""
-    kept: list[ResultRow] = []
-    duplicates = []
-    for row in rows:
-        same = {"line": kept[-1].line} if kept else {}
-        if kept and row.bpb is not None and row.commit and row.model_copy(update=same) == kept[-1]:
-            duplicates.append(row.line)
-        else:
-            kept.append(row)
-    return kept, duplicates
-
-
 def _file_notes(file: ResultsFile, duplicates: Sequence[int]) -> Iterator[str]:
     if file.unreadable:
         yield unreadable_lines(file.unreadable)
@@ -217,8 +156,13 @@ def _file_notes(file: ResultsFile, duplicates: Sequence[int]) -> Iterator[str]:
             f"The header stands again at {_lines(file.repeated_headers)}: if these are several "
             "sessions, judge each in a file of its own."
         )
-    if not file.has_status:
-        yield "There is no status column; a row is taken as kept if it is lower than all before it."
+    yield from _status_note(file)
+    if file.other_value_columns:
+        others = ", ".join(f"'{shown(c)}'" for c in file.other_value_columns)
+        yield (
+            f"Column '{shown(file.value_column)}' is read as the score, not {others}; to judge "
+            "another one, name it 'val_bpb' in the header and this one otherwise."
+        )
     if file.has_header and "bpb" not in file.value_column.lower():
         yield (
             f"Column '{shown(file.value_column)}' is read as bits per byte, lower is better; in "
@@ -230,6 +174,28 @@ def _file_notes(file: ResultsFile, duplicates: Sequence[int]) -> Iterator[str]:
     agents = {r.agent for r in file.rows if r.agent}
     if len(agents) > 1:
         yield f"The rows of {len(agents)} agents are read as one session, in the file's order."
+
+
+def _status_note(file: ResultsFile) -> Iterator[str]:
+    lower = "a row is taken as kept if it is lower than all before it"
+    if file.unread_status is not None:
+        words = ", ".join(f"'{shown(w)}'" for w in file.unread_status.words)
+        yield (
+            f"Column '{shown(file.unread_status.column)}' is named like a status, but nothing in "
+            f"it is understood ({words}), so {lower}; write keep or discard there."
+        )
+    elif not file.has_status:
+        yield f"There is no status column; {lower}."
+
+
+def _doubtful(coded: Sequence[Coded]) -> Iterator[str]:
+    lines = [c.row.line for c in coded if c.is_doubtful and c.row.bpb is not None]
+    if lines:
+        yield (
+            f"Same commit and description as a line before, but nothing says rerun: "
+            f"{_lines(lines)}; read as edits that were not committed. Where they train the same "
+            "code again, write rerun in the description."
+        )
 
 
 def _direction(session: Session) -> Iterator[str]:
@@ -246,7 +212,8 @@ def _direction(session: Session) -> Iterator[str]:
 
 
 def _lines(numbers: Sequence[int]) -> str:
-    return f"line{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers[:5]))}"
+    more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
+    return f"line{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers[:5]))}{more}"
 
 
 # --- a run of the ledger ------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import random
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from scipy import stats
 
 from analysis.keeps import (
     START,
+    Keep,
     KeepsReport,
     Session,
     Trial,
@@ -194,6 +196,85 @@ def test_few_sessions_of_pure_noise_have_a_keep_labelled_real(
     assert covered / 1000 >= 0.955
 
 
+class Habit(NamedTuple):
+    """What a session of 60 edits, none of which does anything, trains again."""
+
+    baselines: int = 1
+    """Trainings of the start, the ones after the first before any edit."""
+    start_trainings: int = 1
+    """Trainings beforehand, whose mean is the start (a run of the ledger)."""
+    best_reruns: int = 0
+    """Of the best line, every 20 experiments."""
+    keep_reruns: int = 0
+    """Of every keep, right away."""
+
+    def session(self, rng: np.random.Generator) -> Session:
+        start = 1 + rng.normal(0, 0.0005) / self.start_trainings**0.5
+        best, code, trials = start, START, []
+
+        def train(what: str, again: bool = False) -> float:
+            score = float(1 + rng.normal(0, 0.0005))
+            kept = score < best and not again
+            told = {"where": "x", "code": what, "commit": what, "description": ""}
+            trials.append(Trial(**told, bpb=score, kept=kept))
+            return score
+
+        for _ in range(self.baselines - 1):
+            train(START, again=True)
+        for i in range(60):
+            score = train(f"c{i}")
+            if score < best:
+                best, code = score, f"c{i}"
+                for _ in range(self.keep_reruns):
+                    train(code, again=True)
+            for _ in range(self.best_reruns if i % 20 == 9 else 0):
+                train(code, again=True)
+        start_trainings = self.start_trainings
+        return Session(
+            start_commit="s", start_bpb=start, start_trainings=start_trainings, trials=tuple(trials)
+        )
+
+
+@pytest.mark.parametrize(
+    ("habit", "own_floor"),
+    [
+        (Habit(), False),
+        (Habit(start_trainings=3), False),
+        (Habit(baselines=5), False),
+        (Habit(baselines=5), True),
+        (Habit(best_reruns=3), False),
+        (Habit(best_reruns=3), True),
+        (Habit(best_reruns=5), False),
+        (Habit(best_reruns=5), True),
+        (Habit(baselines=5, keep_reruns=2), False),
+        (Habit(baselines=5, keep_reruns=2), True),
+    ],
+)
+def test_the_stated_rate_of_false_labels_holds_whatever_was_trained_again(
+    habit: Habit, own_floor: bool
+) -> None:
+    """At most 4 of 100 sessions by one training (6 with an estimated floor); 2 of 100 keeps again.
+
+    500 sessions each: the tolerances are two standard errors of such rates.
+    """
+    rng, single, again, false_again, covered, sessions = np.random.default_rng(23), 0, 0, 0, 0, 500
+    for _ in range(sessions):
+        told = habit.session(rng)
+        floor = measured_floor(repeat_groups(told), "reruns") if own_floor else HALF
+        assert floor is not None
+        report = keeps_report(told, floor, source="x")
+        real = [k.retrained for k in report.keeps if k.label == "real"]
+        single += False in real
+        again, false_again = again + sum(k.retrained for k in report.keeps), false_again + sum(real)
+        low, high = report.true_gain_low_mbpb, report.true_gain_high_mbpb
+        covered += low is None or high is None or low <= 0 <= high
+    most = 0.06 if own_floor else 0.04
+    assert single / sessions <= most + 2 * (most / sessions) ** 0.5
+    assert false_again <= 0.0228 * again + 2 * (0.0228 * again) ** 0.5
+    assert covered / sessions >= 0.95
+    assert (again > sessions) == bool(habit.keep_reruns or habit.best_reruns)
+
+
 def greedy(rng: np.random.Generator, sd: float) -> tuple[list[float], float]:
     """60 experiments, most edits harmful, and the true gain of what was kept last."""
     truth, scores = 1.0, [float(1 + rng.normal(0, sd))]
@@ -288,6 +369,67 @@ def test_reruns_decide_instead_of_the_training_that_was_chosen_for_being_low() -
     assert "-0.1" in shown(report)
 
 
+def test_reruns_of_the_line_it_beat_do_not_raise_a_keep_that_has_none() -> None:
+    def keep_of(*reruns: float) -> Keep:
+        trials = session([1.0, *reruns, 0.999], [START] * len(reruns) + ["a"]).trials
+        same = {"where": "x", "description": ""}
+        trials = tuple(t.model_copy(update={**same, "kept": t.code == "a"}) for t in trials)
+        told = Session(start_commit="s", start_bpb=1.0, trials=trials)
+        (keep,) = keeps_report(told, HALF, source="x").keeps
+        return keep
+
+    alone = keep_of()
+    assert (alone.label, alone.gain_mbpb) == ("unclear", pytest.approx(1.0))
+    lucky_start = keep_of(1.002, 1.0015, 1.0025, 1.002)  # 2.6 mbpb over this one training
+    assert lucky_start == alone
+    assert not alone.retrained
+    assert (alone.trainings, alone.reference_trainings) == (1, 1)
+    assert alone.standard_error_mbpb == pytest.approx(0.5 * 2**0.5)
+    unlucky_start = keep_of(0.9990, 0.9992, 0.9990, 0.9988)
+    assert (unlucky_start.label, unlucky_start.gain_mbpb) == ("noise", pytest.approx(0.2))
+    assert keep_of(0.9975, 0.9975).label == "not lower"
+
+
+@given(
+    scores=st.lists(st.floats(0.995, 1.005), min_size=2, max_size=12),
+    reruns=st.lists(st.floats(0.995, 1.005), min_size=1, max_size=6),
+)
+def test_reruns_of_the_start_never_better_a_label(scores: list[float], reruns: list[float]) -> None:
+    order = ["not lower", "noise", "unclear", "real"]
+    again = [
+        Trial(where="x", code=START, commit="s", bpb=x, kept=False, description="") for x in reruns
+    ]
+    told = session(scores)
+    more = told.model_copy(update={"trials": (*again, *told.trials)})
+    before, after = (labels(keeps_report(s, HALF, source="x")) for s in (told, more))
+    assert all(order.index(b) <= order.index(a) for a, b in zip(before, after, strict=True))
+
+
+def test_a_code_kept_on_its_retest_is_judged_by_what_came_after_it() -> None:
+    """Set aside, trained again and kept then: that second score was chosen for being low."""
+    told = session([1.0, 1.001, 0.999, 1.0005, 0.9995], ["a", "a", "a", "a"])
+    trials = tuple(t.model_copy(update={"kept": t.bpb == 0.999}) for t in told.trials)
+    base = Trial(where="x", code=START, commit="s", bpb=1.002, kept=False, description="")
+    on_retest = told.model_copy(update={"trials": (base, *trials[:2])})
+    (keep,) = keeps_report(on_retest, HALF, source="x").keeps
+    assert (keep.retrained, keep.gain_mbpb) == (False, pytest.approx(1.0))
+    after = told.model_copy(update={"trials": (base, *trials)})
+    (keep,) = keeps_report(after, HALF, source="x").keeps
+    assert (keep.retrained, keep.trainings, keep.reference_trainings) == (True, 2, 2)
+    assert keep.gain_mbpb == pytest.approx(1.0)  # 1.001 and 1.000 on average
+    assert sorted(len(g) for g in repeat_groups(after)) == [2, 2]
+
+
+def test_the_printed_rate_names_the_keeps_it_holds_for() -> None:
+    plain = " ".join(keeps_sentences(judged([1.0, 0.998])))
+    assert "at most 4 have a keep labelled real." in plain
+    again = " ".join(keeps_sentences(judged([1.0, 0.998, 0.9985], codes=["a", "a"])))
+    assert "at most 4 have a keep labelled real by its one training." in again
+    assert "Of 100 keeps that do nothing and were trained again, about 2" in again
+    guessed = HALF.model_copy(update={"df": 4})
+    assert "at most 6" in " ".join(keeps_sentences(judged([1.0, 0.998], guessed)))
+
+
 # --- files --------------------------------------------------------------------------------------
 
 
@@ -320,7 +462,7 @@ def test_the_files_own_repeats_are_the_floor_if_there_are_five() -> None:
     assert report.noise_floor.sd_mbpb == pytest.approx(0.6387, abs=1e-3)
     assert report.own_repeats is None
     assert labels(report) == ["real"]
-    assert (report.candidates, report.keeps[0].reference_trainings) == (1, 5)
+    assert (report.candidates, report.keeps[0].reference_trainings) == (1, 1)
     given = file_keeps(parse_results(rows(*base, edit, *more), "r"), 3.0)
     assert given.noise_floor == known_floor(3.0, "given")
     assert given.own_repeats is not None
@@ -334,6 +476,54 @@ def test_an_edit_logged_under_the_commit_before_it_is_no_repeat() -> None:
     assert set(labels(report)) == {"real"}
     empty = [f"a1b2c3d|{0.9979 - i / 100}|44|keep|" for i in range(1, 6)]
     assert file_keeps(parse_results(rows(*empty), "r")).own_repeats is None
+
+
+def test_edits_under_one_text_are_no_reruns_unless_they_say_so() -> None:
+    edits = [f"a1b2c3e|{0.985 + i * 0.0003:.4f}|40|discard|WIP" for i in range(6)]
+    base = "a1b2c3d|0.99|40|keep|baseline"
+    report = file_keeps(parse_results(rows(base, *edits), "r"))
+    assert (report.noise_floor.origin, report.own_repeats) == ("assumed", None)
+    assert report.candidates == 6
+    (said,) = report.notes
+    assert "nothing says rerun: lines 4, 5, 6, 7, 8;" in said
+    told = [*edits[:1], *(f"{e} rerun" for e in edits[1:])]
+    again = file_keeps(parse_results(rows(base, *told), "r"))
+    assert (again.noise_floor.origin, again.notes) == ("reruns", ())
+    assert again.noise_floor.measurements == 5
+    bases = [f"a1b2c3d|{0.99 + i / 1000}|40|discard|baseline" for i in range(1, 6)]
+    assert file_keeps(parse_results(rows(base, *bases), "r")).noise_floor.measurements == 6
+    crashed = "a1b2c3e|0.000000|0|crash|WIP"
+    assert file_keeps(parse_results(rows(base, crashed, edits[0]), "r")).notes == ()
+
+
+def test_only_hexadecimal_commits_are_cut() -> None:
+    def same_code(*commits: str) -> bool:
+        told = [f"{c}|{1 - i / 100}|40|keep|rerun of lr sweep" for i, c in enumerate(commits)]
+        return file_keeps(parse_results(rows(*told), "r")).keeps[-1].label == "same code"
+
+    full = "a1b2c3d4e5f60718293a4b5c6d7e8f9001122334"
+    assert same_code("a1b2c3d", full)
+    assert same_code(full.upper(), "a1b2c3d4")
+    assert not same_code("exp00000", "exp00001")
+    assert not same_code("20260301120000", "20260301123000")
+    assert not same_code("a1b2c3d4", "a1b2c3d5")
+    sweep = [f"exp000{i:02d}|{0.99 - i * 0.0001}|40|keep|lr sweep" for i in range(12)]
+    report = file_keeps(parse_results(rows(*sweep), "r"))
+    assert (report.own_repeats, set(labels(report))) == (None, {"noise"})
+
+
+def test_notes_name_a_status_that_is_not_understood_and_the_columns_not_chosen() -> None:
+    text = "commit,val_bpb,verdict\na,0.99,adopted\nb,0.98,binned\n"
+    (said,) = file_keeps(parse_results(text, "r")).notes
+    assert "Column 'verdict'" in said
+    assert "('adopted', 'binned')" in said
+    assert "There is no status column" not in said
+    flags = "commit,val_bpb,kept\na1b2c3d,0.99,1\na1b2c3e,0.98,1\na1b2c3f,0.97,0\n"
+    report = file_keeps(parse_results(flags, "r"))
+    assert (report.notes, [k.where for k in report.keeps]) == ((), ["line 3"])
+    two = "commit,val_bpb_a,val_bpb_b,kept\na1b2c3d,0.99,0.5,1\na1b2c3e,0.98,0.5,1\n"
+    (said,) = file_keeps(parse_results(two, "r")).notes
+    assert said.startswith("Column 'val_bpb_a' is read as the score, not 'val_bpb_b'")
 
 
 def test_baselines_without_a_commit_repeat_each_other() -> None:

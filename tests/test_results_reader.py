@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,13 @@ def test_an_unpaired_quote_swallows_nothing() -> None:
         ("commit metric score note", "score"),
         ("id Val-BPB verdict note", "Val-BPB"),
         ("commit loss status note", "loss"),
+        ("commit train_bpb valid_bpb status", "valid_bpb"),
+        ("commit trainBPB bpb status", "bpb"),
+        ("commit val_bpb_std val_bpb_mean status", "val_bpb_mean"),
+        ("commit val_bpb_sem val_bpb_ema bpb_stderr new_val_bpb status", "new_val_bpb"),
+        ("commit test_bpb bpb val_bpb_duel status", "val_bpb_duel"),
+        ("commit value_bpb bpb eval_bpb status", "eval_bpb"),
+        ("commit score_bpb bpb status", "bpb"),
     ],
 )
 def test_the_score_column_is_found_by_its_name(header: str, column: str) -> None:
@@ -158,6 +166,61 @@ def test_the_score_column_is_found_by_its_name(header: str, column: str) -> None
     file = parse_results("\t".join(names) + "\n" + "\t".join(row) + "\n", "r")
     assert file.value_column == column
     assert scores(file) == [2.5]
+
+
+def test_columns_that_could_have_been_the_score_are_listed() -> None:
+    def others(header: str) -> tuple[str, ...]:
+        names = header.split(",")
+        return parse_results(f"{header}\n{','.join('2' for _ in names)}\n", "r").other_value_columns
+
+    assert others("train_bpb,bpb,val_bpb,val_bpb_sd,loss,test_bpb") == ("bpb", "test_bpb")
+    assert others("val_bpb,train_bpb,score") == ()
+    assert others("id,score,val_loss") == ("val_loss",)
+    text = "commit\ttrain_bpb\tstatus\na\t0.9\tkeep\n"
+    with pytest.raises(UserError, match=r"columns: commit, train_bpb, status"):
+        parse_results(text, "r")
+
+
+@pytest.mark.parametrize(
+    ("yes", "no"),
+    [
+        *(("1", "0"), ("1.0", "0.0"), ("True", "FALSE"), ("yes", "No"), ("y", "N")),
+        *(("\u2713", "\u2717"), ("\u2714\ufe0f", "\u2716\ufe0f"), ("\u2705", "\u274c")),
+        *(("\u2705 keep", "\u274c discard"), ("accepted", "rejected"), ("\u2611", "")),
+    ],
+)
+def test_flags_and_marks_say_what_was_kept(yes: str, no: str) -> None:
+    for header in ("kept", "status"):
+        text = f"commit,val_bpb,{header}\na,0.99,{yes}\nb,0.98,{yes}\nc,0.97,{no}\n"
+        file = parse_results(text, "r")
+        assert (file.has_status, file.unread_status) == (True, None)
+        assert [r.status for r in file.rows] == ["keep", "keep", "discard" if no else "none"]
+
+
+def test_the_status_column_is_the_one_understood_best() -> None:
+    text = "id,val_bpb,status,kept\n1,0.99,ok,1\n2,0,crash,0\n3,0.98,ok,0\n"
+    assert [r.status for r in parse_results(text, "r").rows] == ["keep", "crash", "discard"]
+    measured = "id,val_bpb,result,note\n1,0.99,1,a\n2,0.98,41.5,b\n3,0.98,43.5,c\n"
+    assert parse_results(measured, "r").has_status is False
+    assert parse_results(measured, "r").unread_status is None
+
+
+def test_a_status_that_is_not_understood_is_named() -> None:
+    rows = "".join(f"c{i},0.9{i},{w}\n" for i, w in enumerate(["adopted", "", "x", "adopted"]))
+    file = parse_results("commit,val_bpb,outcome\n" + rows, "r")
+    assert not file.has_status
+    assert file.unread_status is not None
+    assert file.unread_status.column == "outcome"
+    assert file.unread_status.words == ("adopted", "x")
+    assert status_of("\u2705\u274c") == status_of("\u2605") == status_of("2") == "unknown"
+    assert status_of("\u2014") == status_of(" - ") == "none"
+
+
+def test_many_repeated_headers_take_no_time() -> None:
+    text = HEADER * 20_000 + BASE
+    started = time.process_time()
+    assert len(parse_results(text, "r").repeated_headers) == 19_999
+    assert time.process_time() - started < 2.5
 
 
 @pytest.mark.parametrize(
