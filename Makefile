@@ -26,6 +26,8 @@ format: $(VENV)/installed-dev  ## let ruff rewrite
 	$(BIN)/ruff format .
 
 figures: $(VENV)/installed  ## measure single edits and regenerate benchmarks/ and the README's table
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/determinism.py
 	$(BIN)/python benchmarks/single_edits.py
 	$(BIN)/python benchmarks/readme.py
 

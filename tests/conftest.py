@@ -9,12 +9,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from inner_loop.data import base_files, prepare_data
 from inner_loop.execute import Job, Site, execute
 from inner_loop.home import REPOSITORY, Home
 from inner_loop.records import Measured, Track
 from inner_loop.tracks import load_track
+
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 QUICK = Path(__file__).parent / "data" / "quick.toml"
 
