@@ -1,50 +1,66 @@
 """The offline catalogue researcher: no key, no network, no language model.
 
 Owns: the choice of the next move from a brief, and what it cites for it.
-Does not own: the edits (`catalog_edits.py`) and the reading of a program (`catalog_reading.py`).
+Does not own: the edits (`catalog_edits.py`), the reading of a program (`catalog_reading.py`,
+`catalog_policy.py`), its verdicts, reruns and returns (`catalog_verdict.py`).
 
 It is a bag-of-words reader over a fixed list of edits. A category of edits weighs more when the
 program's instructions speak for it or its edits were kept in this run, less when they were
 discarded, and nothing when the program forbids it. It cannot invent an edit, weigh an argument,
-read a trace or understand a plan. All randomness comes from the brief's seed: equal briefs get
-equal moves.
+read a trace or understand a plan; `docs/catalogue.md` says what it does read. All randomness comes
+from the brief's seed: equal briefs get equal moves.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import random
-from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from inner_loop.catalog_edits import CATEGORIES, EDITS, CatalogEdit
-from inner_loop.catalog_knobs import describe, knobs, read_description, step_name
+from inner_loop.catalog_edits import BY_NAME, EDITS, CatalogEdit
+from inner_loop.catalog_knobs import describe, knobs, replaced
+from inner_loop.catalog_policy import read_policy
 from inner_loop.catalog_reading import Reading, read
-from inner_loop.edits import CannotApply, apply_edits
-from inner_loop.records import Edit, Experiment, Move
+from inner_loop.catalog_rules import BIG, SMALL
+from inner_loop.catalog_run import (
+    edit_experiments,
+    edits_of,
+    gain,
+    half,
+    topics_with,
+    tried_knobs,
+)
+from inner_loop.catalog_verdict import MOST_CITES, plateaus, rerun, step_back, verdict
+from inner_loop.catalog_weights import (
+    Situation,
+    conditions,
+    holds,
+    ids_of_category,
+    is_untried,
+    kept_last,
+    weights,
+)
+from inner_loop.records import Edit, Move
 from inner_loop.researcher import Brief
 
-UNMENTIONED = 0.25
-"""Weight of a category the program is silent about, where it speaks for any other."""
-PER_MENTION, MOST_MENTIONS = 1.5, 5
-"""What each instruction in favour adds to a category's weight of 1, and how many count."""
-KEPT, DISCARDED, CRASHED = 1.6, 0.7, 0.4
-"""Factor on a category for each of its edits in this run with that status."""
-SAME_STEP_KEPT, SAME_STEP_LOST, OTHER_WAY, NAMED = 4.0, 0.25, 6.0, 3.0
-"""Factors on an edit: this very step was kept, or lost, before; the same knob lost the other way;
-the program names its knob."""
-EARLY_NOW, EARLY_PAST, LATE_NOW, LATE_AHEAD = 3.0, 1.0, 2.0, 1 / 3
-"""Factors for `first` and `later`, in the half of the run they mean and in the other."""
+PAIRS, COMBINES = 0.4, 1 / 3
+"""How often a bold program changes two things at once, and how often losers are combined."""
 
 
 class Option(NamedTuple):
-    """An edit that applies to a train.py, and what comes of it."""
+    """One edit or two that apply to a train.py, and what comes of it."""
 
-    edit: CatalogEdit
+    edits: tuple[CatalogEdit, ...]
     blocks: tuple[Edit, ...]
-    description: str
-    result: dict[str, str]
-    """The knobs of the train.py it gives."""
+    source: str
+    """The train.py it gives."""
+
+    @property
+    def edit(self) -> CatalogEdit:
+        """The first."""
+        return self.edits[0]
 
 
 class Catalog:
@@ -59,178 +75,196 @@ class Catalog:
 
 
 def choose(brief: Brief) -> Move:
-    """A rerun if the program wants its keeps confirmed, else an edit, else `unusable`."""
-    reading = read(brief.program)
-    if reading.reruns and _just_kept(brief.history):
-        return _rerun(brief, reading)
-    options = allowed_options(brief, reading)
-    rng = random.Random(brief.seed)
-    chosen = _draw(brief, reading, options, rng)
-    if chosen and brief.repair:
-        options.remove(chosen)
-        chosen = _draw(brief, reading, options, rng)
-    if chosen is None:
-        text = "nothing left to try: the program allows no catalogue edit that is new in this run"
-        return Move(kind="unusable", description=text)
+    """The program's verdict, a rerun or a step back if it asks for one, else an edit."""
+    policy = read_policy(brief.program)
+    if not brief.repair:
+        if move := verdict(brief, policy):
+            return move
+        if move := rerun(brief, policy):
+            return move
+    active = plateaus(brief, policy)
+    if not brief.repair and (move := step_back(brief, active)):
+        return move
+    return _edit(Situation(brief, read(brief.program), policy, tuple(active)))
+
+
+def _edit(now: Situation) -> Move:
+    rng = random.Random(now.brief.seed)
+    stride, stride_ids = _stride(now, rng)
+    options = allowed_options(now.brief, now.reading, stride)
+    if options:
+        option, ids = _draw(now, options, stride, rng)
+        if not now.brief.repair:
+            return _edit_move(now, option, (*ids, *stride_ids))
+        options = [o for o in options if o.edit not in option.edits]
+    if options:
+        return _edit_move(now, _one_of(now, options, rng), stride_ids)
+    text = "nothing left to try: the program allows no catalogue edit that is new in this run"
+    return Move(kind="unusable", description=text)
+
+
+def _edit_move(now: Situation, option: Option, ids: tuple[str, ...]) -> Move:
     return Move(
         kind="edit",
-        edits=chosen.blocks,
-        description=chosen.description,
-        hypothesis=chosen.edit.why,
-        cites=_cites(reading, chosen.edit, _half(brief)),
-        categories=chosen.edit.categories,
-    )
-
-
-def _just_kept(history: tuple[Experiment, ...]) -> bool:
-    return bool(history) and history[-1].kind == "edit" and history[-1].status == "keep"
-
-
-def _rerun(brief: Brief, reading: Reading) -> Move:
-    last = brief.history[-1]
-    return Move(
-        kind="rerun",
-        commit=brief.tip_commit,
-        description=f"rerun: {last.description}",
-        hypothesis="a real gain shows again on another seed",
-        cites=tuple(reading.reruns[:3]),
-        categories=last.categories,
+        edits=option.blocks,
+        description=describe(now.brief.train_py, option.source),
+        hypothesis="; ".join(edit.why for edit in option.edits),
+        cites=_cites(now, option, ids),
+        categories=tuple(dict.fromkeys(c for e in option.edits for c in e.categories)),
     )
 
 
 # --- what can be tried ------------------------------------------------------------------------
 
 
-def allowed_options(brief: Brief, reading: Reading) -> list[Option]:
+def allowed_options(brief: Brief, reading: Reading, stride: float = 1.0) -> list[Option]:
     """Every edit that applies to the tip, that the program permits, and whose result is new."""
-    seen = tried_knobs(brief)
-    half = _half(brief)
+    seen, banned = tried_knobs(brief), _banned(brief, reading)
     return [
         option
-        for option in _options(brief.train_py)
-        if option.result not in seen and not _forbidden(option.edit, reading, half)
+        for option in _options(brief.train_py, stride)
+        if option.edit.topics.isdisjoint(banned) and knobs(option.source) not in seen
     ]
 
 
-@functools.lru_cache(maxsize=32)
-def _options(train_py: str) -> tuple[Option, ...]:
+def _banned(brief: Brief, reading: Reading) -> set[str]:
+    """The topics that the program forbids at this point of the run."""
+    late, tried, kept = half(brief) == 1, topics_with(brief), topics_with(brief, kept=True)
+    banned = set(reading.banned) | (set() if late else set(reading.deferred))
+    for wait in reading.waits:
+        over = holds(wait, tried, kept) or (late and wait.needs == "tried")
+        banned |= set() if over else wait.topics
+    return banned
+
+
+@functools.lru_cache(maxsize=64)
+def _options(train_py: str, stride: float) -> tuple[Option, ...]:
     """Every edit of the catalogue that applies; kept, since a tip is asked about many times."""
-    found = []
-    for edit in EDITS:
-        blocks = tuple(edit.build(train_py) or ())
-        try:
-            after = apply_edits(train_py, blocks)
-        except CannotApply:
-            continue
-        found.append(Option(edit, blocks, describe(train_py, after), knobs(after)))
-    return tuple(found)
+    found = (_option(train_py, edit, stride) for edit in EDITS)
+    return tuple(option for option in found if option)
 
 
-def tried_knobs(brief: Brief) -> list[dict[str, str]]:
-    """The knobs of every train.py of this run, worked out from the tip along the descriptions."""
-    known = {brief.tip_commit: knobs(brief.train_py)}
-    edits = [e for e in brief.history if e.kind == "edit" and read_description(e.description)]
-    for _ in edits:
-        for experiment in edits:
-            _follow(known, experiment)
-    return list(known.values())
+def _option(train_py: str, edit: CatalogEdit, stride: float) -> Option | None:
+    """The edit at this stride, or at the largest whole one below it that stays within bounds."""
+    for shorter in (stride, *range(math.ceil(stride) - 1, 0, -1)):
+        blocks = edit.build(train_py, shorter)
+        if blocks and (source := replaced(train_py, blocks)):
+            return Option((edit,), tuple(blocks), source)
+    return None
 
 
-def _follow(known: dict[str, dict[str, str]], experiment: Experiment) -> None:
-    """Learn an experiment's knobs from its parent's, or its parent's from its own."""
-    changes = read_description(experiment.description)
-    commit, parent = experiment.commit, experiment.parent_commit
-    if parent in known:
-        known.setdefault(commit, known[parent] | {c.knob: c.new for c in changes})
-    elif commit in known:
-        known[parent] = known[commit] | {c.knob: c.old for c in changes}
+def _with(train_py: str, option: Option, edit: CatalogEdit, stride: float) -> Option | None:
+    """`option` and another edit on top of it, in one."""
+    second = _option(option.source, edit, stride)
+    if second is None:
+        return None
+    return Option((*option.edits, edit), (*option.blocks, *second.blocks), second.source)
 
 
-def _forbidden(edit: CatalogEdit, reading: Reading, half: int) -> bool:
-    topics = {*edit.categories, edit.knob}
-    return not topics.isdisjoint(reading.banned) or (
-        half == 0 and not topics.isdisjoint(reading.deferred)
-    )
+# --- how far, and which -----------------------------------------------------------------------
 
 
-def _half(brief: Brief) -> int:
-    """0 in the first half of a run, 1 in the second."""
-    done = len(brief.history)
-    return int(2 * done >= done + brief.experiments_left)
-
-
-# --- how much each weighs ---------------------------------------------------------------------
+def _stride(now: Situation, rng: random.Random) -> tuple[float, tuple[str, ...]]:
+    """Steps at once, and who says so; a stride between two whole ones is drawn."""
+    stride, ids = now.policy.stride, now.policy.stride_ids
+    for action, instead in (("jump", BIG), ("refine", SMALL)):
+        if asked := now.ids_of(action):
+            stride, ids = instead, asked
+    if stride > 1:
+        stride = float(rng.choice((math.floor(stride), math.ceil(stride))))
+    return stride, ids[:1]
 
 
 def _draw(
-    brief: Brief, reading: Reading, options: list[Option], rng: random.Random
+    now: Situation, options: list[Option], stride: float, rng: random.Random
+) -> tuple[Option, tuple[str, ...]]:
+    """A combination if one is due, else an option by weight, with a second one if bold."""
+    if combined := _combination(now, rng):
+        return combined
+    option = _one_of(now, options, rng)
+    if stride > 1 and not now.policy.single_ids and rng.random() < PAIRS:
+        option = _paired(now, option, options, stride, rng) or option
+    return option, ()
+
+
+def _paired(
+    now: Situation, first: Option, options: list[Option], stride: float, rng: random.Random
 ) -> Option | None:
-    """One option, by its category's weight times its own."""
-    if not options:
-        return None
-    categories, steps = category_weights(brief, reading), _step_statuses(brief.history)
-    weights = [
-        categories[o.edit.categories[0]] * _edit_weight(o.edit, reading, steps) for o in options
+    others = [
+        o
+        for o in options
+        if o.edit.knob != first.edit.knob and o.edit.category != first.edit.category
     ]
-    return rng.choices(options, weights)[0]
+    if not others:
+        return None
+    second = _one_of(now, others, rng)
+    return _new(now, _with(now.brief.train_py, first, second.edit, stride))
 
 
-def category_weights(brief: Brief, reading: Reading) -> dict[str, float]:
-    """The weight of each category: the program's word times this run's evidence."""
-    edits = [e for e in brief.history if e.kind == "edit"]
-    statuses = Counter((c, e.status) for e in edits for c in e.categories)
-    spoken_for = {c: _ids(reading.favoured, c) for c in CATEGORIES}
-    silence = UNMENTIONED if any(spoken_for.values()) else 1.0
-    return {
-        category: (1 + PER_MENTION * min(len(ids), MOST_MENTIONS) if ids else silence)
-        * _order_factor(reading, category, _half(brief))
-        * KEPT ** statuses[category, "keep"]
-        * DISCARDED ** statuses[category, "discard"]
-        * CRASHED ** statuses[category, "crash"]
-        for category, ids in spoken_for.items()
-    }
+def _one_of(now: Situation, options: list[Option], rng: random.Random) -> Option:
+    return rng.choices(options, weights(now, [option.edit for option in options]))[0]
 
 
-def _order_factor(reading: Reading, category: str, half: int) -> float:
-    early = (EARLY_NOW, EARLY_PAST)[half] if _ids(reading.early, category) else 1.0
-    late = (LATE_AHEAD, LATE_NOW)[half] if _ids(reading.late, category) else 1.0
-    return early * late
+def _combination(now: Situation, rng: random.Random) -> tuple[Option, tuple[str, ...]] | None:
+    """The two steps of this run that lost by least, together, if the program wants that now."""
+    ids = now.ids_of("combine")
+    if not ids and not (now.policy.combine_ids and rng.random() < COMBINES):
+        return None
+    banned = _banned(now.brief, now.reading)
+    close = [edit for edit in _near_misses(now.brief) if edit.topics.isdisjoint(banned)]
+    first = _option(now.brief.train_py, close[0], 1.0) if close else None
+    for second in close[1:]:
+        if first and first.edit.knob != second.knob:
+            both = _new(now, _with(now.brief.train_py, first, second, 1.0))
+            if both:
+                return both, ids or now.policy.combine_ids
+    return None
 
 
-def _ids(where: dict[str, list[str]], category: str) -> list[str]:
-    """Instructions that speak of a category or of one of its knobs."""
-    topics = [category, *(e.knob for e in EDITS if e.categories[0] == category)]
-    return list(dict.fromkeys(i for topic in topics for i in where.get(topic, ())))
+def _near_misses(brief: Brief) -> list[CatalogEdit]:
+    """Single steps that were discarded, the smallest loss first."""
+    lost = [e for e in edit_experiments(brief) if e.status == "discard" and len(edits_of(e)) == 1]
+    losses = {edits_of(e)[0].name: gain(brief, e.commit) for e in lost}
+    known = {name: value for name, value in losses.items() if value is not None}
+    return [BY_NAME[name] for name in sorted(known, key=lambda n: known[n], reverse=True)]
 
 
-def _edit_weight(edit: CatalogEdit, reading: Reading, steps: dict[str, str]) -> float:
-    evidence = {"keep": SAME_STEP_KEPT, "discard": SAME_STEP_LOST, "crash": SAME_STEP_LOST}
-    weight = NAMED if edit.knob in reading.favoured else 1.0
-    if edit.name in steps:
-        return weight * evidence.get(steps[edit.name], 1.0)
-    return weight * (OTHER_WAY if steps.get(_opposite(edit.name)) == "discard" else 1.0)
+def _new(now: Situation, option: Option | None) -> Option | None:
+    """`option` unless this run has tried its train.py."""
+    is_new = option is not None and knobs(option.source) not in tried_knobs(now.brief)
+    return option if is_new else None
 
 
-def _opposite(step: str) -> str:
-    """`DEPTH up` of `DEPTH down`, and the other way round."""
-    knob, _, way = step.partition(" ")
-    return f"{knob} {({'up': 'down', 'down': 'up'}).get(way, '')}"
+# --- citations --------------------------------------------------------------------------------
 
 
-def _step_statuses(history: tuple[Experiment, ...]) -> dict[str, str]:
-    """The latest status of each step tried in this run, `EMBEDDING_LR up` -> `keep`."""
-    return {
-        step_name(change): experiment.status or ""
-        for experiment in history
-        if experiment.kind == "edit"
-        for change in read_description(experiment.description)
-    }
+def _cites(now: Situation, option: Option, ids: Iterable[str]) -> tuple[str, ...]:
+    """At most three: one for each rule of conduct that decided, then the topics, narrowest first.
+
+    A topic's instruction always has a place among them.
+    """
+    topics = _topic_ids(now, option)
+    conduct = list(dict.fromkeys([*ids, *_conduct_ids(now, option)]))
+    first = [*conduct[: MOST_CITES - 1], *topics] if topics else conduct
+    return tuple(dict.fromkeys(first))[:MOST_CITES]
 
 
-def _cites(reading: Reading, edit: CatalogEdit, half: int) -> tuple[str, ...]:
-    """At most three instructions that raised the chosen category, the most specific first."""
-    category = edit.categories[0]
-    ids = [*reading.favoured.get(edit.knob, ()), *_ids(reading.favoured, category)]
-    ids += _ids(reading.late if half else reading.early, category)
-    unique = list(dict.fromkeys(ids))
-    return tuple(sorted(unique, key=lambda i: reading.breadth[i])[:3])
+def _conduct_ids(now: Situation, option: Option) -> list[str]:
+    category, found = option.edit.category, list(now.ids_of("switch")[:1])
+    if now.policy.breadth_ids and is_untried(now.brief, category):
+        found.append(now.policy.breadth_ids[0])
+    if now.policy.follow_ids and category in kept_last(now.brief):
+        found.append(now.policy.follow_ids[0])
+    true, _ = conditions(now)
+    return found + [c.id for c in true if not option.edit.topics.isdisjoint(c.topics)]
+
+
+def _topic_ids(now: Situation, option: Option) -> list[str]:
+    """Instructions that raised the chosen edits, the most specific first."""
+    reading, part = now.reading, half(now.brief)
+    found: list[str] = []
+    for edit in option.edits:
+        found += [*reading.favoured.get(edit.name, ()), *reading.favoured.get(edit.knob, ())]
+        found += ids_of_category(reading.favoured, edit.category)
+        found += ids_of_category(reading.late if part else reading.early, edit.category)
+    return sorted(dict.fromkeys(found), key=lambda i: reading.breadth[i])

@@ -1,12 +1,10 @@
-"""The offline catalogue: its edits, how it reads a program, and what it chooses."""
+"""The offline catalogue: how it reads a program's topics, and what it chooses for it."""
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import functools
 from collections import Counter
-from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -14,21 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inner_loop.catalog import Catalog, choose
-from inner_loop.catalog_edits import CATEGORIES, EDITS, CatalogEdit
-from inner_loop.catalog_knobs import (
-    describe,
-    knobs,
-    read_description,
-    set_literal,
-    step_name,
-)
+from inner_loop.catalog_edits import BY_NAME, CATEGORIES, EDITS, CatalogEdit
+from inner_loop.catalog_knobs import describe, knobs
 from inner_loop.catalog_reading import Reading, read
-from inner_loop.edits import CannotApply, apply_edits
+from inner_loop.edits import apply_edits
 from inner_loop.program import parse_program, read_program, render
 from inner_loop.records import Experiment, Measured, Move, Status
 from inner_loop.researcher import Brief
 
 ROOT = Path(__file__).parent.parent
+RATE_KNOBS = {edit.knob for edit in EDITS if "learning-rate" in edit.categories}
 TRAIN = (ROOT / "train.py").read_text()
 
 
@@ -89,75 +82,6 @@ def patched(edit: CatalogEdit, source: str) -> str:
     return apply_edits(source, edit.build(source) or ())
 
 
-def lines_changed(before: str, after: str) -> set[int]:
-    pairs = enumerate(zip(before.splitlines(), after.splitlines(), strict=True))
-    return {number for number, (old, new) in pairs if old != new}
-
-
-# --- the edits --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.name)
-def test_every_edit_applies_to_the_shipped_train_py(edit: CatalogEdit) -> None:
-    after = patched(edit, TRAIN)
-    ast.parse(after)
-    steps = [step_name(change) for change in read_description(describe(TRAIN, after))]
-    assert steps == [edit.name]
-
-
-def test_every_edit_applies_after_any_other_that_touches_other_lines() -> None:
-    for first, second in permutations(EDITS, 2):
-        once = patched(first, TRAIN)
-        if lines_changed(TRAIN, once).isdisjoint(lines_changed(TRAIN, patched(second, TRAIN))):
-            both = patched(second, once)
-            assert second.name in map(step_name, read_description(describe(once, both)))
-
-
-def test_comments_keep_their_column() -> None:
-    edit = next(e for e in EDITS if e.name == "EMBEDDING_LR up")
-    old = next(line for line in TRAIN.splitlines() if line.startswith("EMBEDDING_LR"))
-    new = next(
-        line for line in patched(edit, TRAIN).splitlines() if line.startswith("EMBEDDING_LR")
-    )
-    assert old.index("#") == new.index("#")
-
-
-def test_names_are_unique_and_all_categories_are_covered() -> None:
-    assert len({edit.name for edit in EDITS}) == len(EDITS)
-    assert {edit.categories[0] for edit in EDITS} == set(CATEGORIES)
-    assert all(set(edit.categories) <= set(CATEGORIES) for edit in EDITS)
-    assert {edit.knob for edit in EDITS} <= set(knobs(TRAIN))
-
-
-@given(st.text(max_size=200) | st.sampled_from(TRAIN.splitlines()).map(lambda line: line * 2))
-@settings(deadline=None)
-def test_an_edit_of_any_other_source_applies_or_is_none(source: str) -> None:
-    for edit in EDITS:
-        blocks = edit.build(source)
-        if blocks:
-            assert all(block.search in source for block in blocks)
-
-
-@pytest.mark.parametrize(
-    ("line", "value"),
-    [
-        ("A = 0.020  # x", "0.02"),
-        ("A = 2**14", "2**14"),
-        ("A = 64 # y", "64"),
-        ("A = 1e-05", "1e-05"),
-    ],
-)
-def test_knobs_have_one_way_of_writing(line: str, value: str) -> None:
-    assert knobs(f"{line}\n") == {"A": value}
-    assert set_literal(f"{line}\n", "A", value) is None
-
-
-def test_powers_of_two_stay_powers_of_two() -> None:
-    source = "TOTAL_BATCH_SIZE = 2**19 # about 0.5M tokens\n"
-    edit = next(e for e in EDITS if e.name == "TOTAL_BATCH_SIZE up")
-    assert patched(edit, source) == "TOTAL_BATCH_SIZE = 2**20 # about 0.5M tokens\n"
-
-
 # --- reading ----------------------------------------------------------------------------------
 
 
@@ -183,6 +107,15 @@ def test_powers_of_two_stay_powers_of_two() -> None:
         "Raise the learning rate.\n\nNever touch the learning rate.",
         "1. NEVER TOUCH THE LEARNING RATE!",
         "> Do not touch the learning rate",
+        "You may change anything except the learning rate.",
+        "Anything but the learning rate may be changed.",
+        "Except for the learning rate, everything is yours.",
+        "No learning-rate changes.",
+        "Under no circumstances change the learning rate.",
+        "The learning rate is fixed.",
+        "Steer clear of learning rates.",
+        "The learning rates are not yours to change.",
+        "Change nothing about the learning rate.",
     ],
 )
 def test_a_ban_of_the_learning_rate_is_obeyed_for_every_seed(text: str) -> None:
@@ -192,6 +125,38 @@ def test_a_ban_of_the_learning_rate_is_obeyed_for_every_seed(text: str) -> None:
         assert move.kind == "edit"
         assert "learning-rate" not in move.categories
         assert not any("_LR" in block.search.split("#")[0] for block in move.edits)
+
+
+BANS = (
+    "{never} touch {the} {rate}", "{never} change {the} {rate} {later}", "keep {the} {rate} fixed",
+    "{the} {rate} {is_} off limits", "leave {the} {rate} alone", "{the} {rate} must not be changed",
+    "hands off {the} {rate}", "everything except {the} {rate} is open to you",
+    "raise nothing but depth and width, and {never} {the} {rate}", "{the} {rate}: do not touch",
+)  # fmt: skip
+RATES = ("learning rate", "learning-rate", "learning rates", "LR", "LRs", "*learning rate*")
+OTHERS = ("Tune the depth first.", "Raise the learning rate by a factor of four.", "Be bold.", "")
+
+
+@given(
+    st.sampled_from(BANS),
+    st.sampled_from(RATES),
+    st.sampled_from(("never", "do not", "don't", "NEVER", "Do not ever")),
+    st.sampled_from(("", "- ", "1. ", "> ", "## Rules\n\n- ")),
+    st.sampled_from(OTHERS),
+    st.lists(st.booleans(), max_size=5),
+    st.integers(0, 2**31),
+)
+@settings(max_examples=80, deadline=None)
+def test_a_ban_is_obeyed_however_it_is_said(
+    ban: str, rate: str, never: str, mark: str, other: str, keeps: list[bool], seed: int
+) -> None:
+    plural = rate.lower().endswith("s")
+    said = ban.format(
+        never=never, the="the", rate=rate, is_="are" if plural else "is", later="at any time"
+    )
+    for source in play(f"{other}\n\n{mark}{said}.\n", seed, [*keeps, True]):
+        changed = {name for name, value in knobs(source).items() if value != knobs(TRAIN)[name]}
+        assert not changed & RATE_KNOBS
 
 
 @pytest.mark.parametrize(
@@ -221,6 +186,56 @@ def test_a_ban_on_one_literal_leaves_its_category_open() -> None:
     }
     assert "MATRIX_LR" in names
     assert "EMBEDDING_LR" not in names
+
+
+def test_nothing_but_and_only_forbid_the_rest() -> None:
+    for text in ("Do not touch anything except the depth.", "Change only the depth."):
+        assert set(chosen(text, 100)) == {"depth"}
+    assert len(chosen("In phase one, change only the depth.", 300)) > 6
+    assert not reading("Edit train.py only.").banned
+
+
+def test_a_direction_is_told_from_its_opposite() -> None:
+    names = [choose(brief("Never go deeper.", seed)).description for seed in range(300)]
+    assert any(name.startswith("DEPTH 9 -> 8") for name in names)
+    assert not any(name.startswith("DEPTH 9 -> 10") for name in names)
+    wider = Counter(choose(brief("Go wider.", seed)).description for seed in range(300))
+    assert wider["WIDTH 512 -> 768"] > 2 * wider["WIDTH 512 -> 256"]
+
+
+def done(name: str, index: int, status: Status, source: str = TRAIN) -> Experiment:
+    """An experiment that tried one edit."""
+    edit = BY_NAME[name]
+    text = describe(source, patched(edit, source))
+    move = Move(kind="edit", description=text, categories=edit.categories)
+    return experiment(move, index, "base", status)
+
+
+def test_only_if_waits_for_what_it_names() -> None:
+    text = "Try the width only if the depth helped."
+    assert chosen(text, 200)["width"] == 0
+    for status, allowed in (("discard", False), ("keep", True)):
+        history = (done("DEPTH up", 1, status),)
+        moves = [choose(brief(text, seed, history=history)) for seed in range(200)]
+        assert any("width" in move.categories for move in moves) == allowed
+
+
+def test_not_until_ends_when_what_it_names_was_tried() -> None:
+    text = "Do not touch the depth until the width is settled."
+    history = (done("WIDTH up", 1, "discard"),)
+    moves = [choose(brief(text, seed, history=history, left=9)) for seed in range(200)]
+    assert any("depth" in move.categories for move in moves)
+
+
+def test_if_it_helped_speaks_for_what_follows() -> None:
+    text = "If the depth helped, try the width."
+
+    def share(status: Status) -> int:
+        history = (done("DEPTH up", 1, status),)
+        moves = [choose(brief(text, seed, history=history)) for seed in range(300)]
+        return sum("width" in move.categories for move in moves)
+
+    assert share("keep") > 2 * share("discard")
 
 
 def test_until_defers_to_the_second_half_of_a_run() -> None:
@@ -263,40 +278,15 @@ def test_the_shipped_strategies_pull_apart() -> None:
         name: chosen(render(read_program(ROOT / "programs" / name)), 200)
         for name in ("one-line", "optimizer-first", "architecture-first")
     }
-    assert by_name["optimizer-first"]["learning-rate"] > 80
+    assert (
+        by_name["optimizer-first"]["learning-rate"] > 50 > 2 * by_name["one-line"]["learning-rate"]
+    )
     assert by_name["architecture-first"]["learning-rate"] == 0
     assert by_name["architecture-first"]["depth"] > 40 > by_name["one-line"]["depth"]
     assert len(by_name["one-line"]) == len(CATEGORIES)
 
 
-@pytest.mark.parametrize(
-    ("text", "asks"),
-    [
-        ("Confirm every keep before building on it.", True),
-        ("Re-run what you kept.", True),
-        ("Train each improvement with a second seed.", True),
-        ("Never rerun anything.", False),
-        ("If it crashed, fix the typo and re-run.", False),
-        ("Confirm that the setup is complete.", False),
-    ],
-)
-def test_a_request_for_reruns_is_read(text: str, asks: bool) -> None:
-    assert bool(reading(text).reruns) == asks
-
-
 # --- choosing ---------------------------------------------------------------------------------
-
-
-def test_a_keep_is_rerun_once_if_the_program_asks() -> None:
-    text = "Confirm every keep on a second seed."
-    first = choose(brief(text))
-    kept = experiment(first, 1, "base", "keep")
-    again = choose(brief(text, history=(kept,), tip="c1"))
-    assert (again.kind, again.commit, len(again.cites)) == ("rerun", "c1", 1)
-    confirmed = experiment(again, 2, "c1", "keep")
-    assert choose(brief(text, history=(kept, confirmed), tip="c1")).kind == "edit"
-    lost = experiment(first, 1, "base", "discard")
-    assert choose(brief(text, history=(lost,))).kind == "edit"
 
 
 def test_it_cites_the_instructions_that_decided() -> None:
@@ -348,7 +338,7 @@ def test_no_train_py_is_proposed_twice_in_a_run(seed: int, keeps: list[bool]) ->
 def test_it_says_so_when_nothing_is_left() -> None:
     others = ", ".join(c.replace("-", " ") for c in CATEGORIES if c not in ("depth", "heads"))
     sources = play(f"Never touch {others}.", 1, [False] * 20)
-    assert len(sources) == 1 + 4  # base, depth up and down, heads up and down
+    assert len(sources) == 1 + 6  # base, three of depth, three of heads
     nothing = brief("Never touch hyperparameters, architecture, init or the optimizer.")
     assert choose(nothing).kind == "unusable"
     assert choose(brief(train_py="print('hello')\n")).kind == "unusable"
@@ -404,9 +394,3 @@ def test_a_foreign_history_is_no_obstacle() -> None:
     strange = Move(kind="edit", description="A -> B; -> ; x -> y -> z", categories=("unheard-of",))
     history = (experiment(strange, 1, "elsewhere", "crash"),)
     assert choose(brief("Go.", history=history)).kind == "edit"
-
-
-def test_an_edit_of_a_changed_line_is_refused_by_the_loop() -> None:
-    blocks = EDITS[0].build(TRAIN) or []
-    with pytest.raises(CannotApply):
-        apply_edits(patched(EDITS[0], TRAIN), blocks)
