@@ -149,7 +149,7 @@ class _Collector:
 
 def _instructions(text: str) -> Iterator[Instruction]:
     lines = _markdown_lines(text)
-    tokens = _parser().parse("".join(lines))
+    tokens = block_tokens(text)
     collector = _Collector(lines)
     for position, token in enumerate(tokens):
         following = tokens[position + 1] if position + 1 < len(tokens) else None
@@ -164,6 +164,14 @@ def _instructions(text: str) -> Iterator[Instruction]:
             start_line=unit.start,
             end_line=unit.end,
         )
+
+
+Block = Token  # the one name of markdown_it that others may use
+
+
+def block_tokens(text: str) -> list[Block]:
+    """The Markdown blocks of a program's text; a token's `map` counts lines of `split_lines`."""
+    return _parser().parse("".join(_markdown_lines(text)))
 
 
 def _parser() -> MarkdownIt:
@@ -245,7 +253,7 @@ def read_program(path: Path) -> Program:
     Raises:
         UserError: there is none, or it is too large, empty or not text.
     """
-    file = _program_file(path)
+    file = program_file(path)
     body = _read_small(file)
     text = _decode(body, str(file))
     if "\0" in text:
@@ -254,10 +262,15 @@ def read_program(path: Path) -> Program:
         )
     if not text.removeprefix("\ufeff").strip():
         raise UserError(f"{file} is empty; write at least one line that says what to do.")
-    return parse_program(body, _program_name(file))
+    return parse_program(body, program_name(file))
 
 
-def _program_file(path: Path) -> Path:
+def program_file(path: Path) -> Path:
+    """The Markdown file that `path` names: itself, or `program.md` in the folder `path`.
+
+    Raises:
+        UserError: there is none, or it is not a regular file.
+    """
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
         file = path / "program.md" if is_folder else path
@@ -301,7 +314,8 @@ def _unreadable(path: Path, error: Exception) -> UserError:
     return UserError(f"{path!s} cannot be read ({cause}); check its path and permissions.")
 
 
-def _program_name(file: Path) -> str:
+def program_name(file: Path) -> str:
+    """What a program is called by its place: its folder's name, else its file's stem."""
     if file.name == "program.md":
         return file.resolve().parent.name or "program"
     return file.stem

@@ -1,0 +1,198 @@
+"""Whether a rewrite is what it declares, and may run.
+
+Owns: the checks between a base program and a rewrite of it, each with the exact reason. They trust
+neither the rewriter nor `apply`: the text is judged first for what it is, then its instructions are
+compared with the declared operations, then every byte.
+Does not own: the door that every program passes (`outer_loop.door`), or operations.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+
+from inner_loop.program import MAX_PROGRAM_BYTES, parse_program, split_lines
+from inner_loop.proposal import Operation, Proposal
+from inner_loop.records import Program
+from inner_loop.roles import role_of_units
+from outer_loop.rewriter.apply import apply, checked_text
+from outer_loop.rewriter.surgery import RewriteRefused, alone
+
+_LINE_ENDS_AND_TABS = "\t\n\r"
+_DIRECTION = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
+_FENCE = re.compile(r"(```|~~~)[^\n]*\n.*\n\1\s*", re.DOTALL)
+_ERROR = re.compile(
+    r"\W*(?:(?:api|http|internal server|server|runtime|value|type|key|rate ?limit|timeout"
+    r"|connection|authentication)?[ _]?(?:error|exception)\b"
+    r"|traceback \(most recent|http[ /]?\d|status code|rate limit|too many requests"
+    r"|<!doctype|<html|i(?:'m| am) (?:sorry|unable|not able)"
+    r"|(?:i )?apologi[sz]e|sorry\b|i (?:cannot|can't|can not|won't)\b|as an ai\b"
+    r"|(?:here is|here's|sure[,!.]|certainly[,!.])|null\s*$|none\s*$|undefined\s*$)",
+    re.IGNORECASE,
+)
+
+
+def verified(proposal: Proposal, base: Program, earlier: Collection[str] = ()) -> Proposal:
+    """The proposal with its rejection filled in; empty where it may run.
+
+    Args:
+        proposal: what a rewriter declared, and the text it made.
+        base: the program it rewrites.
+        earlier: ids of the programs known so far.
+    """
+    reason = rejection(base, proposal.operations, proposal.text, earlier)
+    wrong = _wrong_label(proposal, base)
+    return proposal.model_copy(update={"rejection": reason or wrong})
+
+
+def rejection(
+    base: Program, operations: Sequence[Operation], text: str, earlier: Collection[str] = ()
+) -> str:
+    """Why `text` may not run as the rewrite of `base` by `operations`; empty where it may."""
+    if reason := text_rejection(base, text, earlier):
+        return reason
+    result = parse_program(text.encode(), base.name)
+    if reason := _lost_role(base, result) or _undeclared_units(base, operations, result):
+        return reason
+    try:
+        declared = apply(base, operations)
+    except RewriteRefused as refusal:
+        return f"The operations cannot be carried out: {refusal}."
+    return _undeclared_lines(declared.text, text)
+
+
+def text_rejection(base: Program, text: str, earlier: Collection[str]) -> str:
+    """What is wrong with a text whatever its operations were; empty where nothing is."""
+    try:
+        body = text.encode()
+    except UnicodeEncodeError as error:
+        return f"The rewrite is not UTF-8 text (character {error.start})."
+    if len(body) > MAX_PROGRAM_BYTES:
+        return f"The rewrite has {len(body):,} bytes; a program may have {MAX_PROGRAM_BYTES:,}."
+    if not text.removeprefix("\ufeff").strip():
+        return "The rewrite is empty."
+    if reason := _control_character(base.text, text):
+        return reason
+    if _FENCE.fullmatch(text.strip() + "\n") and not _FENCE.fullmatch(base.text.strip() + "\n"):
+        return "The rewrite is wrapped in one code fence."
+    if _reads_like_an_error(text) and not _reads_like_an_error(base.text):
+        return "The rewrite reads like an error message or an answer, not like a program."
+    result = parse_program(body, base.name)
+    if result.id == base.id:
+        return "The rewrite changes nothing."
+    if result.id in earlier:
+        return f"The rewrite equals an earlier program ({result.id})."
+    return "" if result.instructions else "The rewrite holds no instruction."
+
+
+def _reads_like_an_error(text: str) -> bool:
+    return _ERROR.match(text.removeprefix("\ufeff").lstrip()) is not None
+
+
+def _control_character(base: str, text: str) -> str:
+    for number, line in enumerate(split_lines(text), start=1):
+        for character in line:
+            hidden = unicodedata.category(character) == "Cc" or character in _DIRECTION
+            if hidden and character not in _LINE_ENDS_AND_TABS and character not in base:
+                return f"Line {number} of the rewrite has the control character {character!a}."
+    return ""
+
+
+# --- roles ------------------------------------------------------------------------------------
+
+
+def _lost_role(base: Program, result: Program) -> str:
+    """A contract or gate instruction that is gone, doubled back into strategy or moved."""
+    before, after = role_of_units(base), role_of_units(result)
+    for unit in base.instructions:
+        role, now = before[unit.id], after.get(unit.id)
+        if now is None and role.role == "contract":
+            return f"The rewrite loses the contract instruction {unit.id} ({role.reason})."
+        if now is not None and now.role != role.role:
+            return f"The rewrite turns {unit.id} from {role.role} into {now.role} ({now.reason})."
+    fixed = [unit.id for unit in base.instructions if before[unit.id].role == "contract"]
+    held = set(fixed)
+    there = [unit.id for unit in result.instructions if unit.id in held]
+    return "" if there == fixed else "The rewrite repeats or reorders contract instructions."
+
+
+def _lost_gate(base: Program, operations: Sequence[Operation]) -> str:
+    before = role_of_units(base)
+    for operation in operations:
+        for name in operation.instruction_ids:
+            role = before.get(name)
+            if role and role.role == "gate" and operation.kind not in ("EDIT", "MOVE"):
+                return f"{operation.kind} would lose the gate instruction {name} ({role.reason})."
+    return ""
+
+
+# --- declared and done ------------------------------------------------------------------------
+
+
+def _undeclared_units(base: Program, operations: Sequence[Operation], result: Program) -> str:
+    """An instruction that came or went, or changed places, without an operation that says so."""
+    if reason := _lost_gate(base, operations):
+        return reason
+    try:
+        expected = _expected(base, operations)
+    except RewriteRefused as refusal:
+        return f"An operation is not well formed: {refusal}."
+    found = Counter(unit.id for unit in result.instructions)
+    for name in expected - found:
+        where = "is gone" if name in {unit.id for unit in base.instructions} else "is missing"
+        return f"Instruction {name} {where} and no operation takes it out."
+    for name in found - expected:
+        return f"Instruction {name} is new and no operation puts it in."
+    touched = set(_touched(operations))
+    before = [unit.id for unit in base.instructions if unit.id not in touched]
+    after = [unit.id for unit in result.instructions if unit.id in set(before)]
+    if len(before) == len(after) and before != after:
+        name = next(a for a, b in zip(after, before, strict=True) if a != b)
+        return f"Instruction {name} stands elsewhere and no operation moves it."
+    return ""
+
+
+def _expected(base: Program, operations: Sequence[Operation]) -> Counter[str]:
+    """How often each instruction should stand in the result."""
+    count = Counter(unit.id for unit in base.instructions)
+    for operation in operations:
+        if operation.kind in ("EDIT", "REMOVE", "MERGE", "SPLIT"):
+            count.subtract(operation.instruction_ids)
+        count.update(_ids(operation.texts))
+    return +count
+
+
+def _touched(operations: Sequence[Operation]) -> Iterator[str]:
+    for operation in operations:
+        yield from operation.instruction_ids
+        yield from _ids(operation.texts)
+
+
+def _ids(texts: Sequence[str]) -> list[str]:
+    return [alone(checked_text(text)).id for text in texts]
+
+
+def _undeclared_lines(declared: str, text: str) -> str:
+    """The first line that is not what the operations make of the base."""
+    if declared == text:
+        return ""
+    wanted, found = split_lines(declared), split_lines(text)
+    changes = difflib.SequenceMatcher(None, wanted, found, autojunk=False).get_opcodes()
+    kind, start, end, first, last = next(each for each in changes if each[0] != "equal")
+    if kind == "delete":
+        gone = "".join(wanted[start:end]).strip()[:60]
+        return f"Lines are missing after line {first} of the rewrite: {gone!r}."
+    shown = "".join(found[first:last]).strip()[:60]
+    return f"Line {first + 1} of the rewrite changed and no operation says so: {shown!r}."
+
+
+def _wrong_label(proposal: Proposal, base: Program) -> str:
+    result = parse_program(proposal.text.encode("utf-8", "replace"), base.name)
+    if proposal.base_program_id != base.id:
+        return f"The proposal names the base {proposal.base_program_id}, not {base.id}."
+    if proposal.program_id != result.id:
+        return f"The proposal names the program {proposal.program_id}, its text is {result.id}."
+    return ""
