@@ -1,6 +1,6 @@
 """Where state lives: one folder, `$METARESEARCH_HOME`, default `./results`; DESIGN.md section 4.
 
-Owns: the paths under it and the lock that lets one driver write at a time.
+Owns: the paths under it, the lock that lets one driver write at a time, and how times are written.
 Does not own: what is in the files.
 """
 
@@ -10,6 +10,7 @@ import fcntl
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from inner_loop.errors import UserError
@@ -17,6 +18,11 @@ from inner_loop.ledger import Ledger
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 """The clone: train.py, prepare.py, data/ and programs/ lie here."""
+
+
+def utc_now() -> str:
+    """The time as the ledger writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Home:
