@@ -8,7 +8,6 @@ numbers (`curves`, `leaderboard`).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Sequence
 from statistics import fmean
 from typing import NamedTuple
@@ -16,12 +15,13 @@ from typing import NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from analysis import wording
+from analysis import citations_view, wording
+from analysis.citations import CitationRow, Weighing, citations
+from analysis.citations_view import LedgerPart, ledger_part, weighing_of
 from analysis.curves import (
     MBPB_PER_BPB,
     Step,
     audit_scores,
-    charged,
     lost_its_confirmations,
     run_details,
     search_scores,
@@ -29,12 +29,12 @@ from analysis.curves import (
 )
 from analysis.leaderboard import pooled_spread, standings_of
 from analysis.plots import curves_svg, forest_svg, gain_so_far, staircase_svg
+from analysis.story import Lineage, Story, story_of
 from inner_loop.ledger import Ledger
 from inner_loop.program import parse_program
 from inner_loop.records import (
     SCHEMA_VERSION,
     Experiment,
-    Instruction,
     Leaderboard,
     Program,
     Record,
@@ -56,6 +56,10 @@ class Report(Record):
     leaderboard: Leaderboard
     runs: tuple[RunDetail, ...]
     """Runs of entrants and controls, or those asked for."""
+    story: Story | None = None
+    """The rounds that led here; None if there was only one."""
+    citations: tuple[CitationRow, ...] = ()
+    """Self-report: what these runs' researcher cited, per instruction, the most cited first."""
 
 
 class Citation(NamedTuple):
@@ -85,15 +89,6 @@ class RunPart(NamedTuple):
     confirmations_lost: bool
 
 
-class CitedInstruction(NamedTuple):
-    """An instruction at least one experiment cites."""
-
-    anchor: str
-    instruction: Instruction
-    experiments: int
-    keeps: int
-
-
 class ProgramPart(NamedTuple):
     """One program on the page."""
 
@@ -101,7 +96,7 @@ class ProgramPart(NamedTuple):
     standing: Standing
     submission: Submission | None
     program: Program
-    cited: tuple[CitedInstruction, ...]
+    citations: LedgerPart
     runs: tuple[RunPart, ...]
 
 
@@ -122,12 +117,27 @@ def report_record(
     """The report as data; `run_ids` limits the runs, never the leaderboard."""
     details = run_details(ledger, tournament)
     board = standings_of(tournament, details)
+    shown = _wanted(details, run_ids)
+    programs = {program.id: program for program in _programs(ledger, board, shown)}
     return Report(
         verdict=wording.verdict(board),
         labels=tuple(wording.labels(board, details)),
         leaderboard=board,
-        runs=tuple(_wanted(details, run_ids)),
+        runs=tuple(shown),
+        story=story_of(ledger, tournament),
+        citations=citations(programs, shown, weighing_of(details, board.baseline_sd)),
     )
+
+
+def report_citations(
+    ledger: Ledger, tournament: Tournament, run_ids: Collection[str] | None = None
+) -> LedgerPart:
+    """The citation ledger alone, of all runs or of those asked for."""
+    details = run_details(ledger, tournament)
+    board = standings_of(tournament, details)
+    shown = _wanted(details, run_ids)
+    weigh = weighing_of(details, board.baseline_sd)
+    return ledger_part(_programs(ledger, board, shown), shown, weigh)
 
 
 def render_report(
@@ -136,6 +146,7 @@ def render_report(
     run_ids: Collection[str] | None = None,
     *,
     commands: Sequence[str] = (),
+    lineage: Lineage | None = None,
 ) -> str:
     """The report as one HTML page that needs no network and no script.
 
@@ -144,10 +155,12 @@ def render_report(
         tournament: what to report on.
         run_ids: runs to show in detail; None shows all. The leaderboard always has all.
         commands: what to type to get the same again, one line each.
+        lineage: the leaders of the rounds, as the rewriter's model sees them.
     """
     details = run_details(ledger, tournament)
     board = standings_of(tournament, details)
     shown = _wanted(details, run_ids)
+    weigh = weighing_of(details, board.baseline_sd)
     return (
         _environment()
         .get_template("report.html.j2")
@@ -161,11 +174,17 @@ def render_report(
             noise=board.baseline_sd,
             forest=Markup(forest_svg(board)),
             curves=Markup(curves_svg(_by_standing(board, details))),
-            programs=_program_parts(ledger, board, shown),
+            programs=_program_parts(ledger, board, shown, weigh),
+            citations=ledger_part(_programs(ledger, board, shown), shown, weigh),
+            cells=citations_view,
+            citation_method=citations_view.method(weigh),
             budget_runs=[d for d in details if d.run.role != "baseline"],
             harness=_harness_experiments(details),
             baselines=_baseline_rows(details),
             commands=list(commands),
+            story=story_of(ledger, tournament),
+            lineage=lineage,
+            rewriter=wording.OFFLINE_REWRITER,
         )
     )
 
@@ -200,17 +219,24 @@ def _by_standing(board: Leaderboard, details: Sequence[RunDetail]) -> list[RunDe
     return sorted(entered, key=lambda d: order[d.run.program_id or ""])
 
 
+def _programs(ledger: Ledger, board: Leaderboard, details: Sequence[RunDetail]) -> list[Program]:
+    """The programs of these runs, by standing."""
+    running = {d.run.program_id for d in details}
+    wanted = [s.program_id for s in board.standings if s.program_id in running]
+    return [parse_program(body, name) for name, body in map(ledger.program, wanted)]
+
+
 def _program_parts(
-    ledger: Ledger, board: Leaderboard, details: Sequence[RunDetail]
+    ledger: Ledger, board: Leaderboard, details: Sequence[RunDetail], weigh: Weighing | None
 ) -> list[ProgramPart]:
     submissions = {s.program_id: s for s in ledger.submissions()}
+    standings = {s.program_id: s for s in board.standings}
     parts = []
-    for standing in board.standings:
-        runs = [d for d in details if d.run.program_id == standing.program_id]
-        if runs:
-            name, body = ledger.program(standing.program_id)
-            program = parse_program(body, name)
-            parts.append(_program_part(board, standing, program, submissions.get(program.id), runs))
+    for program in _programs(ledger, board, details):
+        runs = [d for d in details if d.run.program_id == program.id]
+        cited = ledger_part([program], runs, weigh)
+        standing, submission = standings[program.id], submissions.get(program.id)
+        parts.append(_program_part(board, standing, program, submission, runs, cited))
     return parts
 
 
@@ -220,32 +246,20 @@ def _program_part(
     program: Program,
     submission: Submission | None,
     runs: list[RunDetail],
+    cited: LedgerPart,
 ) -> ProgramPart:
     anchor = f"program-{standing.program_id}"
-    cited = _cited(program, runs, anchor)
-    anchors = {c.instruction.id: c.anchor for c in cited}
+    anchors = {row.id: f"{anchor}-{row.id}" for row in cited.cited}
     return ProgramPart(
         anchor=anchor,
         standing=standing,
         submission=submission,
         program=program,
-        cited=cited,
+        citations=cited,
         runs=tuple(
             _run_part(d, f"{anchor}-run-{n}", anchors, board.baseline_sd)
             for n, d in enumerate(runs, 1)
         ),
-    )
-
-
-def _cited(program: Program, runs: list[RunDetail], anchor: str) -> tuple[CitedInstruction, ...]:
-    paid = [e for d in runs for e in charged(d.experiments)]
-    uses = Counter(i for e in paid for i in set(e.cites))
-    keeps = Counter(i for e in paid if e.status == "keep" for i in set(e.cites))
-    first = {i.id: i for i in reversed(program.instructions)}
-    return tuple(
-        CitedInstruction(f"{anchor}-{i.id}", i, uses[i.id], keeps[i.id])
-        for i in program.instructions
-        if uses[i.id] and first[i.id] is i
     )
 
 

@@ -20,9 +20,15 @@ UNTRUSTED = (
     "files or the network from a train.py, so a dishonest one could cheat."
 )
 OFFLINE = "offline catalogue, no language model"
+OFFLINE_REWRITER = "offline rewriter (linear Thompson sampling, no language model)"
 RANKS = (
     "Rank = 1 + the number of programs that are better beyond doubt (a 5 % chance of any false "
     "ordering in the whole table). Programs that share a rank cannot be ordered by these data."
+)
+SELF_REPORT = (
+    "Citations are self-report: before the result was known, the researcher said which "
+    "instructions an experiment followed. They are no cause: an instruction may be cited often and "
+    "do nothing, or do much and never be cited."
 )
 MBPB = "1 mbpb = 0.001 bits per byte of text; a higher gain is better."
 
@@ -54,6 +60,11 @@ def show_gain(value: float | None, low: float | None = None, high: float | None 
         return signed(value, 0)
     places = supported_decimals((high - low) / 2)
     return f"{signed(value, places)} [{signed(low, places)}, {signed(high, places)}]"
+
+
+def show_share(mean: float, low: float, high: float) -> str:
+    """A share with its interval in whole per cent: `27 % [8, 52]`."""
+    return f"{100 * mean:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def signed(value: float, decimals: int) -> str:

@@ -1,6 +1,6 @@
 """Runs the shipped demo and puts its standings and one curve into the README.
 
-Writes demo.json (the leaderboard), staircase.svg (the winner's best run) and the README's table.
+Writes demo.json (the rounds), staircase.svg (the run that gained most) and the README's table.
 Usage: python benchmarks/readme.py [--only-render]   (render from the committed demo.json)
 """
 
@@ -13,16 +13,17 @@ import sys
 import tempfile
 from pathlib import Path
 
+from analysis.story import Story, story_of
 from analysis.wording import show_gain
-from inner_loop.records import Leaderboard
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 BEGIN, END = "<!-- demo:begin -->", "<!-- demo:end -->"
 
 
-def render(board: Leaderboard) -> str:
-    """The README's table with what is needed to read it."""
+def render(story: Story) -> str:
+    """The README's table of the first round, and what the second showed."""
+    board, last = story.rounds[0].leaderboard, story.rounds[-1].leaderboard
     track = board.tournament.track
     rows = [
         f"| {s.rank} | {s.name} | {s.role} | {show_gain(s.mean_gain, s.ci_low, s.ci_high)} "
@@ -35,12 +36,15 @@ def render(board: Leaderboard) -> str:
             "|---:|---|---|---:|---:|---:|---:|",
             *rows,
             "",
-            f"<sub>One `metaresearch demo`, seed {board.tournament.seed}, offline catalogue (no "
-            f"language model), {board.tournament.replicates} runs of {track.budget.experiments} "
-            f"experiments of {track.time_budget:g} CPU seconds each, {track.hardware}. Equal rank: "
-            "the data cannot order them. Baselines scatter by "
-            f"{board.baseline_sd:.0f} mbpb (sd), runs of one program by {board.run_sd:.0f}. "
-            "Regenerate with `make figures`.</sub>",
+            f"Then the leader was rewritten. Round {len(story.rounds)}: {' '.join(story.known)}",
+            "",
+            f"<sub>One `metaresearch demo`, seed {board.tournament.seed}, offline catalogue and "
+            f"rewriter (no language model), {board.tournament.replicates} and "
+            f"{last.tournament.replicates} runs of {track.budget.experiments} experiments of "
+            f"{track.time_budget:g} CPU seconds each, {track.hardware}. Equal rank: the data "
+            f"cannot order them. In the first round baselines scatter by {board.baseline_sd:.0f} "
+            f"mbpb (sd), runs of one program by {board.run_sd:.0f}. Regenerate with "
+            "`make figures`.</sub>",
         ]
     )
 
@@ -64,20 +68,17 @@ def run_demo() -> None:
         command = [sys.executable, "-m", "outer_loop.cli", "demo"]
         subprocess.run(command, cwd=HERE.parent, env=env, check=True)
         from analysis.curves import run_details
-        from analysis.leaderboard import standings_of
         from analysis.plots import staircase_svg
         from inner_loop.home import Home
 
         ledger = Home(Path(folder)).ledger(must_exist=True)
-        tournament = ledger.tournament()
-        details = run_details(ledger, tournament)
-        board = standings_of(tournament, details)
-        first = board.standings[0].name
-        runs = [d for d in details if d.run.program_name == first and d.gain is not None]
-        best = max(runs, key=lambda d: d.gain or 0)
-        svg = on_paper(staircase_svg(best, board.baseline_sd))
+        story = story_of(ledger, ledger.tournament())
+        assert story is not None
+        details = run_details(ledger, story.rounds[0].leaderboard.tournament)
+        best = max((d for d in details if d.gain is not None), key=lambda d: d.gain or 0)
+        svg = on_paper(staircase_svg(best, story.rounds[0].leaderboard.baseline_sd))
         ledger.close()
-    (HERE / "demo.json").write_text(board.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (HERE / "demo.json").write_text(story.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (HERE / "staircase.svg").write_text(svg, encoding="utf-8")
 
 
@@ -87,8 +88,8 @@ def main() -> None:
     parser.add_argument("--only-render", action="store_true")
     if not parser.parse_args().only_render:
         run_demo()
-    board = Leaderboard.model_validate_json((HERE / "demo.json").read_text(encoding="utf-8"))
-    README.write_text(put(render(board), README.read_text(encoding="utf-8")), encoding="utf-8")
+    story = Story.model_validate_json((HERE / "demo.json").read_text(encoding="utf-8"))
+    README.write_text(put(render(story), README.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ or the git objects the rows point to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from inner_loop.errors import UserError, unknown
+from inner_loop.proposal import Proposal
 from inner_loop.records import (
     SCHEMA_VERSION,
     Experiment,
@@ -94,6 +95,22 @@ _verdicts = sa.Table(
 )
 
 
+_rounds = sa.Table(
+    "rounds",
+    _schema,
+    sa.Column("tournament_id", sa.ForeignKey("tournaments.id"), primary_key=True),
+    sa.Column("previous", sa.ForeignKey("tournaments.id"), nullable=False),
+)
+_proposals = sa.Table(
+    "proposals",
+    _schema,
+    sa.Column("tournament_id", sa.ForeignKey("tournaments.id"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("record", sa.Text, nullable=False),
+    sa.Column("at", sa.String, nullable=False),
+)
+
+
 def _set_pragmas(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
@@ -157,6 +174,16 @@ class Ledger:
         """Freeze a plan; adding the same plan again changes nothing."""
         row = {"id": tournament.id, "fingerprint": tournament.track.fingerprint, "at": at}
         self._insert_once(_tournaments, row | {"record": tournament.model_dump_json()})
+
+    def add_round(self, tournament_id: str, previous: str) -> None:
+        """Say which tournament this one follows, with programs rewritten from its evidence."""
+        self._insert_once(_rounds, {"tournament_id": tournament_id, "previous": previous})
+
+    def add_proposals(self, tournament_id: str, proposals: Sequence[Proposal], at: str) -> None:
+        """Add what a rewriter proposed from a tournament's evidence, refused ones included."""
+        for number, proposal in enumerate(proposals, start=1):
+            key = {"tournament_id": tournament_id, "number": number}
+            self._insert_once(_proposals, key | {"record": proposal.model_dump_json(), "at": at})
 
     def add_run(self, run: Run) -> None:
         """Plan a run; adding it again changes nothing, whatever its state by now."""
@@ -235,6 +262,22 @@ class Ledger:
             if tournament.id == tournament_id:
                 return tournament
         raise unknown("tournament", tournament_id, (t.id for t in known))
+
+    def series(self, tournament_id: str) -> list[Tournament]:
+        """The rounds that lead to a tournament, oldest first, itself last."""
+        with self.engine.connect() as db:
+            rows = db.execute(_rounds.select()).all()
+        previous, chain = {r.tournament_id: r.previous for r in rows}, [tournament_id]
+        while (before := previous.get(chain[0])) is not None:
+            chain.insert(0, before)
+        return [self.tournament(each) for each in chain]
+
+    def proposals(self, tournament_id: str) -> list[Proposal]:
+        """What was proposed from a tournament's evidence, in order."""
+        query = _proposals.select().where(_proposals.c.tournament_id == tournament_id)
+        with self.engine.connect() as db:
+            rows = db.execute(query.order_by(_proposals.c.number)).all()
+        return [Proposal.model_validate_json(row.record) for row in rows]
 
     def runs(self, tournament_id: str) -> list[Run]:
         """A tournament's runs in order of replicate and name, with state and spending."""

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from inner_loop.home import Home
     from inner_loop.ledger import Ledger
     from inner_loop.records import Record
+    from outer_loop.door import DoorReport
 
 DEFAULT_TRACK = "tiny-cpu"
 DEFAULT_REPLICATES = 4  # fewer rarely give an interval that says anything
+DEMO_REPLICATES, DEMO_ROUNDS = 2, 2  # what two cores do in about ten minutes
 
 app = typer.Typer(
     name="metaresearch",
@@ -36,10 +38,13 @@ app = typer.Typer(
 
 Programs = Annotated[
     list[str] | None,
-    typer.Argument(help="Program folders or files, or names under programs/. Default: all those."),
+    typer.Argument(help="Program folders, files or known names. Default: all shipped ones."),
 ]
 TrackName = Annotated[str, typer.Option("--track", help="Track name, or a track file (.toml).")]
 Replicates = Annotated[int, typer.Option(min=1, help="Runs of each program.")]
+Rounds = Annotated[
+    int, typer.Option(min=1, help="Rounds; programs are rewritten from the evidence in between.")
+]
 Seed = Annotated[int, typer.Option(help="Another seed is another tournament.")]
 Slots = Annotated[
     int | None, typer.Option(min=1, help="Trainings at a time. Default: one per core or GPU.")
@@ -57,8 +62,8 @@ TournamentId = Annotated[str | None, typer.Option("--tournament", help="Default:
 
 @app.command()
 def demo(slots: Slots = None, seed: Seed = 0) -> None:
-    """Watch a whole tournament of the shipped programs, offline, and get its report."""
-    _tournament(None, slots=slots, seed=seed)
+    """Watch the whole loop offline: the shipped programs, a rewrite, a second round, the report."""
+    _tournament(None, replicates=DEMO_REPLICATES, rounds=DEMO_ROUNDS, slots=slots, seed=seed)
 
 
 @app.command()
@@ -69,6 +74,7 @@ def tournament(
     experiments: Experiments = None,
     researcher: ResearcherKind = None,
     model: ModelName = None,
+    rounds: Rounds = 1,
     seed: Seed = 0,
     slots: Slots = None,
 ) -> None:
@@ -78,6 +84,7 @@ def tournament(
         programs,
         track=track,
         replicates=replicates,
+        rounds=rounds,
         experiments=experiments,
         overrides=overrides,
         seed=seed,
@@ -87,7 +94,7 @@ def tournament(
 
 @app.command()
 def run(
-    program: Annotated[str, typer.Argument(help="A program's folder, file or shipped name.")],
+    program: Annotated[str, typer.Argument(help="A program's folder, file or known name.")],
     track: TrackName = DEFAULT_TRACK,
     experiments: Experiments = None,
     researcher: ResearcherKind = None,
@@ -192,18 +199,56 @@ def report(
 
     home, ledger = _home(), _ledger()
     chosen = ledger.tournament(tournament)
+    run_ids = runs_of(ledger, chosen, program) if program else None
     if as_json:
         from analysis.report import report_record
 
-        run_ids = runs_of(ledger, chosen, program) if program else None
         _print_json(report_record(ledger, chosen, run_ids))
         return
     path = write_report(home, ledger, chosen, program, output)
+    from analysis.citations_view import citations_table
     from analysis.leaderboard import leaderboard as standings
+    from analysis.report import report_citations
     from analysis.terminal import leaderboard_table
 
     _print(leaderboard_table(standings(ledger, chosen)))
+    cited = report_citations(ledger, chosen, run_ids)
+    if cited.cited:
+        _print(citations_table(cited))
     typer.echo(f"Report: {path}")
+
+
+@app.command()
+def check(
+    program: Annotated[str, typer.Argument(help="A program.md, its folder, or a known name.")],
+    name: Annotated[str | None, typer.Option(help="What it would be called in the pool.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """See whether a program may enter, what the door notes, and how it reads."""
+    from outer_loop.pool import check as check_program
+
+    _print_door(check_program(program, _home(), name), as_json=as_json)
+
+
+@app.command()
+def submit(
+    program: Annotated[str, typer.Argument(help="A program.md, or the folder that holds one.")],
+    name: Annotated[
+        str | None, typer.Option(help="Its name in the pool. Default: its folder or file.")
+    ] = None,
+    author: Annotated[str | None, typer.Option(help="Who offers it.")] = None,
+    remark: Annotated[
+        str | None, typer.Option("--note", "-m", help="One line: the strategy in a few words.")
+    ] = None,
+) -> None:
+    """Check a program and put it into the local pool, where tournaments find it by name."""
+    from inner_loop.home import utc_now
+    from outer_loop.pool import submit as submit_program
+
+    done = submit_program(program, _home(), utc_now, name=name, author=author, remark=remark)
+    _print_door(done.report, reading=False)
+    was = "Submitted" if done.new else "Nothing to do: it was there already"
+    typer.echo(f"{was}: {done.folder}\nRun it: metaresearch tournament stock {done.report.name}")
 
 
 @app.command()
@@ -228,11 +273,26 @@ def doctor(
     sys.exit(0 if report.can_run else 1)
 
 
+def _print_door(report: DoorReport, *, as_json: bool = False, reading: bool = True) -> None:
+    """Print what the door says; a refusal ends the command with code 2."""
+    from outer_loop.door_view import door_view, refusal
+
+    if as_json:
+        _print_json(report)
+    elif report.refusals:
+        typer.echo(f"Error: {refusal(report)}", err=True)
+    else:
+        _print(door_view(report, reading=reading))
+    if report.refusals:
+        sys.exit(2)
+
+
 def _tournament(
     programs: list[str] | None,
     *,
     track: str = DEFAULT_TRACK,
     replicates: int = DEFAULT_REPLICATES,
+    rounds: int = 1,
     experiments: int | None = None,
     overrides: dict[str, str | None] | None = None,
     seed: int = 0,
@@ -241,7 +301,8 @@ def _tournament(
     from outer_loop.drive import drive, prepared_track
 
     chosen = prepared_track(track, experiments, overrides or {})
-    drive(_home(), programs, chosen, replicates=replicates, seed=seed, slots=slots)
+    amount = {"replicates": replicates, "rounds": rounds}
+    drive(_home(), programs, chosen, **amount, seed=seed, slots=slots)
 
 
 def _home() -> Home:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inner_loop.errors import UserError, unknown
 from inner_loop.home import Home
@@ -15,6 +16,9 @@ from inner_loop.ledger import Ledger
 from inner_loop.records import ExperimentDetail, Run, Tournament
 from inner_loop.repo import Repository
 from inner_loop.tracks import TRACKS
+
+if TYPE_CHECKING:
+    from analysis.story import Lineage
 
 
 def find_run(ledger: Ledger, text: str) -> Run:
@@ -83,7 +87,9 @@ def write_report(
     run_ids = runs_of(ledger, tournament, program) if program else None
     name = f"report-{program}.html" if program else "report.html"
     path = output or home.tournament(tournament.id) / name
-    page = render_report(ledger, tournament, run_ids, commands=commands(tournament))
+    again = commands(ledger, tournament)
+    lineage = lineage_of(ledger, tournament)
+    page = render_report(ledger, tournament, run_ids, commands=again, lineage=lineage)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8")
@@ -92,13 +98,28 @@ def write_report(
     return path
 
 
-def commands(tournament: Tournament) -> list[str]:
-    """What to type to run the same tournament again."""
-    track = tournament.track
-    words = ["metaresearch", "tournament", *(e.name for e in tournament.entrants)]
+def lineage_of(ledger: Ledger, tournament: Tournament) -> Lineage | None:
+    """The leaders of a series of rounds; None where there was only one round, or no score."""
+    from analysis.story import Lineage
+    from outer_loop.rounds import evidence, leaders, survivors
+
+    series = ledger.series(tournament.id)
+    if len(series) == 1 or not all(evidence(ledger, [each]) for each in series):
+        return None
+    return Lineage(
+        leaders=tuple(leaders(ledger, tournament)), survivors=tuple(survivors(ledger, tournament))
+    )
+
+
+def commands(ledger: Ledger, tournament: Tournament) -> list[str]:
+    """What to type to run the same tournament, and the rounds before it, again."""
+    series = ledger.series(tournament.id)
+    first, track = series[0], series[0].track
+    words = ["metaresearch", "tournament", *(e.name for e in first.entrants)]
     shipped = (TRACKS / f"{track.name}.toml").exists()
     words += ["--track", track.name if shipped else f"{track.name}.toml"]
-    words += ["--replicates", str(tournament.replicates)]
-    words += ["--experiments", str(track.budget.experiments), "--seed", str(tournament.seed)]
+    words += ["--replicates", str(first.replicates)]
+    words += ["--rounds", str(len(series))] if len(series) > 1 else []
+    words += ["--experiments", str(track.budget.experiments), "--seed", str(first.seed)]
     words += ["--researcher", track.researcher] + (["--model", track.model] if track.model else [])
     return [shlex.join(words)]

@@ -11,7 +11,6 @@ import shutil
 import signal
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,8 @@ from rich.console import Console
 
 from analysis.wording import OFFLINE, clock_budget, count
 from inner_loop.data import prepare_data
-from inner_loop.errors import unknown
 from inner_loop.faults import preflight
-from inner_loop.home import Home
+from inner_loop.home import Home, utc_now
 from inner_loop.ledger import Ledger
 from inner_loop.machine import default_slots
 from inner_loop.records import Tournament, Track
@@ -30,22 +28,18 @@ from inner_loop.researcher import make_researcher
 from inner_loop.tracks import load_track
 from outer_loop.details import write_report
 from outer_loop.plan import (
-    SHIPPED_PROGRAMS,
     admit,
     make_plan,
     on_this_machine,
     shipped_programs,
     trainings,
 )
+from outer_loop.pool import program_path
 from outer_loop.progress import Reporter
+from outer_loop.rounds import next_round
 from outer_loop.tournament import conduct, record_plan
 
 INTERRUPTED = 130
-
-
-def utc_now() -> str:
-    """The time as the ledger writes it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def prepared_track(
@@ -67,14 +61,18 @@ def drive(
     replicates: int,
     seed: int,
     slots: int | None,
+    rounds: int = 1,
 ) -> None:
     """Plan a tournament and run it to its end, or resume it; then print standings and report.
+
+    With more rounds, programs are rewritten from the evidence after each, and the challengers meet
+    the leader and the controls in the next.
 
     Raises:
         UserError: anything about the request that cannot work, before anything is spent.
     """
     slots = slots or default_slots(track)
-    admitted = admit([program_path(p) for p in programs] if programs else shipped_programs())
+    admitted = admit([program_path(p, home) for p in programs] if programs else shipped_programs())
     make_researcher(track.researcher, track.model)
     home.make()
     with home.driver_lock():
@@ -86,21 +84,19 @@ def drive(
         plan = make_plan(here, admitted, replicates=replicates, seed=seed)
         record_plan(ledger, plan, admitted, utc_now)
         _run(home, ledger, repository, plan, data.name, slots)
+        for number in range(2, rounds + 1):
+            following = next_round(ledger, plan, number, utc_now)
+            _tell_rewrite(ledger, plan, number)
+            if following is None:
+                break
+            record_plan(ledger, following[0], following[1], utc_now)
+            ledger.add_round(following[0].id, plan.id)
+            plan = following[0]
+            _run(home, ledger, repository, plan, data.name, slots)
         page = write_report(home, ledger, plan)
         _finish(ledger, plan, page)
         repository.close()
         ledger.close()
-
-
-def program_path(text: str) -> Path:
-    """A path as given, or the folder of a shipped program of that name."""
-    path = Path(text)
-    shipped = SHIPPED_PROGRAMS / text
-    if path.exists() or not shipped.is_dir():
-        if not path.exists() and path.name == text and not path.suffix:
-            raise unknown("program", text, (p.name for p in shipped_programs()))
-        return path
-    return shipped
 
 
 def _run(
@@ -163,6 +159,16 @@ def researcher_label(track: Track) -> str:
     if track.researcher == "catalog":
         return OFFLINE
     return f"{track.researcher} {track.model or ''}".strip()
+
+
+def _tell_rewrite(ledger: Ledger, plan: Tournament, number: int) -> None:
+    """The standings of a round that is done, and what the rewriter made of them."""
+    from analysis.leaderboard import leaderboard
+    from analysis.story import rewrite_lines
+    from analysis.terminal import leaderboard_table
+
+    Console().print(leaderboard_table(leaderboard(ledger, plan)))
+    print(f"Round {number}.", *rewrite_lines(ledger, plan), sep="\n")
 
 
 def _finish(ledger: Ledger, plan: Tournament, page: Path) -> None:

@@ -60,7 +60,7 @@ def admit(paths: Sequence[Path]) -> list[Admitted]:
                 raise UserError(
                     f"Two programs are called '{program.name}'; rename the folder {path}."
                 )
-        admitted.append(_admitted(program, card))
+        admitted.append(admit_program(program, card))
     return admitted
 
 
@@ -69,7 +69,12 @@ def shipped_programs() -> list[Path]:
     return sorted(p.parent for p in SHIPPED_PROGRAMS.glob("*/program.md"))
 
 
-def _admitted(program: Program, card: Card) -> Admitted:
+def admit_program(program: Program, card: Card) -> Admitted:
+    """A program with its entrant and submission rows.
+
+    Raises:
+        UserError: its name cannot be used.
+    """
     if program.name == BASELINE_NAME:
         raise UserError(f"The name '{BASELINE_NAME}' is the harness's; rename the program.")
     if not NAME.fullmatch(program.name):

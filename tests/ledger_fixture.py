@@ -68,6 +68,8 @@ class Try:
     description: str = "Raise the matrix learning rate"
     cites: tuple[str, ...] = ()
     verdict: bool = True
+    kind: ExperimentKind = "edit"
+    categories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def _write_run(ledger: Ledger, tournament: Tournament, plan: Plan, clock_offset:
         commit = sha(run.id, index)
         m = measured(t.bpb, t.crash, None, index)
         m = m.model_copy(update={"clock_seconds": m.clock_seconds + clock_offset})
-        _write(ledger, run, index, "edit", commit, tip, m, t)
+        _write(ledger, run, index, t.kind, commit, tip, m, t)
         keep = t.bpb is not None and t.bpb < best
         if t.verdict:
             status = "crash" if t.crash else "keep" if keep else "discard"
@@ -224,6 +226,7 @@ def _write(
         seed=index,
         description=t.description if kind in ("edit", "rerun") else "",
         cites=t.cites,
+        categories=t.categories,
         measured=result,
         started_at=AT,
     )

@@ -11,7 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("inner_loop", "analysis", "outer_loop")
-MAY_READ = {"inner_loop.records", "inner_loop.program", "inner_loop.ledger", "inner_loop.errors"}
+MAY_READ = {
+    *("inner_loop.records", "inner_loop.proposal", "inner_loop.program", "inner_loop.ledger"),
+    "inner_loop.errors",
+}
 HOMES = {
     "torch": {"train.py", "prepare.py"},
     "git": {"inner_loop/repo.py"},

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer.main
 
-from inner_loop.records import Leaderboard
+from analysis.story import Story
 from outer_loop.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -34,8 +34,8 @@ def test_the_readmes_table_is_the_committed_measurement() -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    board = Leaderboard.model_validate_json((ROOT / "benchmarks" / "demo.json").read_text())
-    assert module.render(board) in (ROOT / "README.md").read_text(encoding="utf-8")
+    story = Story.model_validate_json((ROOT / "benchmarks" / "demo.json").read_text())
+    assert module.render(story) in (ROOT / "README.md").read_text(encoding="utf-8")
     assert (ROOT / "benchmarks" / "staircase.svg").read_text().startswith("<svg")
 
 

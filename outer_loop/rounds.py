@@ -1,0 +1,183 @@
+"""Rounds: from one tournament's evidence to the next tournament's field.
+
+Owns: which program leads, what is asked of the rewriter, what it proposed (in the ledger before it
+runs) and who meets in the next round. Does not own: how programs are rewritten (`rewriter`), the
+running (`drive.py`), or any verdict about who is better (`analysis.leaderboard`).
+
+The leader is the entrant that the rewriter's model expects most of, after all rounds so far: a
+working parent, moved boldly, and no claim that it is best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from analysis.curves import run_details
+from analysis.story import Leader, Survivor
+from inner_loop.errors import UserError
+from inner_loop.ledger import Ledger
+from inner_loop.program import Card, parse_program
+from inner_loop.proposal import Evidence, Proposal
+from inner_loop.records import Entrant, Program, Tournament, derive_seed
+from outer_loop.plan import Admitted, admit_program, make_plan
+from outer_loop.rewriter.offline import beliefs, differences, propose
+
+REWRITER = "offline rewriter"
+
+
+def next_round(
+    ledger: Ledger, plan: Tournament, number: int, now: Callable[[], str]
+) -> tuple[Tournament, list[Admitted]] | None:
+    """The plan of round `number` that follows a finished one; None if nothing new is proposed.
+
+    The same plan gives the same proposals and the same next plan, which is how a killed series
+    goes on.
+    """
+    proposals = proposals_from(ledger, plan, now)
+    accepted = [p for p in proposals if not p.rejection]
+    if not accepted:
+        return None
+    field = [known(ledger, plan, entrant) for entrant in stayers(ledger, plan)]
+    taken = {each.entrant.name for each in field}
+    field[1:1] = [_challenger(p, _free_name(f"challenger-{number}", taken)) for p in accepted]
+    seed = derive_seed(plan.seed, "round", number)
+    return make_plan(plan.track, field, replicates=plan.replicates, seed=seed), field
+
+
+def proposals_from(ledger: Ledger, plan: Tournament, now: Callable[[], str]) -> list[Proposal]:
+    """What the rewriter proposes from a tournament; asked once, then read from the ledger."""
+    stored = ledger.proposals(plan.id)
+    if not stored:
+        stored = _ask(ledger, plan)
+        ledger.add_proposals(plan.id, stored, now())
+    return stored
+
+
+def _ask(ledger: Ledger, plan: Tournament) -> list[Proposal]:
+    series = ledger.series(plan.id)
+    return propose(
+        pool=pool(ledger, series),
+        evidence=evidence(ledger, series),
+        champion_id=leader(ledger, plan).program_id,
+        earlier={program_id for program_id, _ in ledger.programs()},
+        rng=Random(derive_seed(plan.seed, plan.id, "rewrite")),
+    )
+
+
+def evidence(ledger: Ledger, series: Sequence[Tournament]) -> list[Evidence]:
+    """Every finished run of the rounds so far."""
+    return [
+        Evidence(
+            program_id=detail.run.program_id,
+            block=f"{tournament.id}-{detail.run.replicate}",
+            gain=detail.gain,
+            run_id=detail.run.id,
+        )
+        for tournament in series
+        for detail in run_details(ledger, tournament)
+        if detail.run.program_id and detail.gain is not None
+    ]
+
+
+def leader(ledger: Ledger, plan: Tournament) -> Entrant:
+    """The entrant (no control) of this series with the highest expected gain after this round.
+
+    Raises:
+        UserError: no entrant has a score.
+    """
+    series = ledger.series(plan.id)
+    rows = evidence(ledger, series)
+    scored = {row.program_id for row in rows}
+    running = {e.program_id: e for each in series for e in each.entrants if e.role == "entrant"}
+    candidates = [e for program_id, e in running.items() if program_id in scored]
+    if not candidates:
+        raise UserError(
+            f"No program of {plan.id} has a score, so there is nothing to rewrite; read why with "
+            "`metaresearch leaderboard`."
+        )
+    expected = differences(pool(ledger, series), rows, candidates[0].program_id)
+    return max(candidates, key=lambda e: expected[e.program_id].mean)
+
+
+def pool(ledger: Ledger, series: Sequence[Tournament]) -> list[Program]:
+    """Every program that ran in these rounds, controls included."""
+    entrants = {e.program_id: e for each in series for e in each.entrants}
+    return [program(ledger, program_id, e.name) for program_id, e in entrants.items()]
+
+
+def leaders(ledger: Ledger, plan: Tournament) -> list[Leader]:
+    """The leader after each round, with what all rounds together say of it."""
+    series = ledger.series(plan.id)
+    found = [leader(ledger, each) for each in series]
+    expected = differences(pool(ledger, series), evidence(ledger, series), found[0].program_id)
+    return [
+        Leader(
+            round=number,
+            name=each.name,
+            program_id=each.program_id,
+            expected=expected[each.program_id].mean,
+            low=expected[each.program_id].interval[0],
+            high=expected[each.program_id].interval[1],
+        )
+        for number, each in enumerate(found, start=1)
+    ]
+
+
+def survivors(ledger: Ledger, plan: Tournament) -> list[Survivor]:
+    """The strategy instructions of the newest leader, since when they lead, what is believed."""
+    series = ledger.series(plan.id)
+    everyone = {each.id: each for each in pool(ledger, series)}
+    line = [everyone[each.program_id] for each in leaders(ledger, plan)]
+    believed = beliefs(list(everyone.values()), evidence(ledger, series))
+    held = [{i.id for i in each.instructions} for each in line]
+    return [
+        Survivor(
+            instruction_id=unit.id,
+            text=unit.text,
+            since=_since(unit.id, held),
+            effect=believed[unit.id].mean,
+            low=believed[unit.id].interval[0],
+            high=believed[unit.id].interval[1],
+            p_helps=believed[unit.id].p_positive,
+        )
+        for unit in line[-1].instructions
+        if unit.id in believed
+    ]
+
+
+def _since(instruction_id: str, held: Sequence[set[str]]) -> int:
+    """The round from which on every leader has an instruction."""
+    without = [number for number, units in enumerate(held, start=1) if instruction_id not in units]
+    return max(without, default=0) + 1
+
+
+def stayers(ledger: Ledger, plan: Tournament) -> list[Entrant]:
+    """Who is in the next round whatever is proposed: the leader, then the controls."""
+    return [leader(ledger, plan), *(e for e in plan.entrants if e.role == "control")]
+
+
+def program(ledger: Ledger, program_id: str, name: str) -> Program:
+    """A program of the ledger, read again."""
+    _, body = ledger.program(program_id)
+    return parse_program(body, name)
+
+
+def known(ledger: Ledger, plan: Tournament, entrant: Entrant) -> Admitted:
+    """A program that was admitted before, as it was."""
+    offered = next(s for s in ledger.submissions() if s.program_id == entrant.program_id)
+    role = "control" if entrant.role == "control" else "entrant"
+    card = Card(author=offered.author, name=offered.name, note=offered.note, role=role)
+    return admit_program(program(ledger, entrant.program_id, entrant.name), card)
+
+
+def _challenger(proposal: Proposal, name: str) -> Admitted:
+    card = Card(author=REWRITER, name=name, note=proposal.focus)
+    return admit_program(parse_program(proposal.text.encode("utf-8"), name), card)
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """`name`, or with a letter where a program of that name is in the field."""
+    free = next(n for n in (name, *(f"{name}{c}" for c in "bcdefghij")) if n not in taken)
+    taken.add(free)
+    return free

@@ -1,0 +1,113 @@
+"""Rounds: who leads, who is asked back, and a real series of two on the quick track."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from inner_loop.errors import UserError
+from inner_loop.home import Home
+from inner_loop.ledger import Ledger
+from inner_loop.records import Tournament
+from outer_loop.rounds import leader, leaders, next_round, stayers, survivors
+from tests.conftest import QUICK, Cli
+from tests.ledger_fixture import (
+    AT,
+    Plan,
+    Try,
+    instruction_ids,
+    open_ledger,
+    program_id,
+    write_tournament,
+)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return open_ledger(tmp_path)
+
+
+def field(ledger: Ledger, gains: dict[str, tuple[float, ...]], name: str = "one") -> Tournament:
+    plans = [
+        Plan(
+            program,
+            block,
+            (Try(2.9),),
+            (3.0 - gain,),
+            role="control" if program == "one-line" else "entrant",
+        )
+        for program, each in gains.items()
+        for block, gain in enumerate(each)
+    ]
+    notes = dict.fromkeys(gains, "a note")
+    return write_tournament(ledger, plans, [[3.0, 3.0]] * 3, name=name, notes=notes)
+
+
+CLEAR = {"alpha": (0.1, 0.12, 0.11), "beta": (0.3, 0.32, 0.31), "one-line": (0.5, 0.52, 0.51)}
+
+
+def test_the_leader_is_the_entrant_most_is_expected_of_and_never_a_control(ledger: Ledger) -> None:
+    plan = field(ledger, CLEAR)
+    assert leader(ledger, plan).name == "beta"
+    assert [e.name for e in stayers(ledger, plan)] == ["beta", "one-line"]
+
+
+def test_a_leader_of_an_earlier_round_stays_one_while_nothing_beats_it(ledger: Ledger) -> None:
+    first = field(ledger, CLEAR)
+    second = field(ledger, {"gamma": (0.0, 0.01, 0.02), "beta": (0.3, 0.31, 0.3)}, "two")
+    ledger.add_round(second.id, first.id)
+    assert leader(ledger, second).name == "beta"
+    found = leaders(ledger, second)
+    assert [(row.round, row.name, row.expected) for row in found] == [
+        (1, "beta", 0.0),
+        (2, "beta", 0.0),
+    ]
+    assert {row.since for row in survivors(ledger, second)} == {1}
+    assert {row.instruction_id for row in survivors(ledger, second)} <= set(instruction_ids("beta"))
+
+
+def test_without_a_score_there_is_nothing_to_rewrite(ledger: Ledger) -> None:
+    plan = write_tournament(ledger, [Plan("alpha", 0, state="running")], [[3.0, 3.0]])
+    with pytest.raises(UserError, match="nothing to rewrite"):
+        leader(ledger, plan)
+
+
+def test_the_same_evidence_gives_the_same_next_round_and_is_asked_once(ledger: Ledger) -> None:
+    plan = field(ledger, CLEAR)
+    one, again = (next_round(ledger, plan, 2, lambda: AT) for _ in range(2))
+    assert one is not None
+    assert one == again
+    following, admitted = one
+    names = [e.name for e in following.entrants]
+    assert names == ["beta", "challenger-2", "one-line"]
+    assert following.seed != plan.seed
+    assert following.track == plan.track
+    (proposal,) = ledger.proposals(plan.id)
+    assert proposal.base_program_id == program_id("beta")
+    assert admitted[1].program.id == proposal.program_id
+    assert admitted[1].submission.author == "offline rewriter"
+
+
+def test_two_real_rounds_end_in_one_story_and_the_same_command_repeats_nothing(
+    cli: Cli, home: Home
+) -> None:
+    words = ["tournament", "stock", "optimizer-first", "--track", str(QUICK), "--rounds", "2"]
+    words += ["--replicates", "1", "--experiments", "1"]
+    env = {"METARESEARCH_HOME": str(home.root)}
+    done = cli(*words, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "Rewritten from optimizer-first" in done.stdout
+    ledger = home.ledger()
+    series = ledger.series(ledger.tournament().id)
+    assert [len(t.entrants) for t in series] == [2, 3]
+    assert all(run.state == "complete" for t in series for run in ledger.runs(t.id))
+    page = (home.tournament(series[-1].id) / "report.html").read_text(encoding="utf-8")
+    for words_of_the_page in ("Rounds: before and after", "What is not known yet", "challenger-2"):
+        assert words_of_the_page in page
+    assert "--rounds 2" in page
+    before = sum(len(ledger.experiments(r.id)) for t in series for r in ledger.runs(t.id))
+    again = cli(*words, env=env)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("Already complete") == 2
+    assert before == sum(len(ledger.experiments(r.id)) for t in series for r in ledger.runs(t.id))

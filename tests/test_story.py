@@ -1,0 +1,165 @@
+"""The story of a series of rounds, from a synthetic ledger."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from analysis.story import rewrite_lines, runs_to_settle, story_of
+from inner_loop.ledger import Ledger
+from inner_loop.proposal import Operation, Proposal, proposal_id
+from inner_loop.records import Tournament
+from tests.ledger_fixture import (
+    AT,
+    Plan,
+    Try,
+    instruction_ids,
+    open_ledger,
+    program_body,
+    program_id,
+    write_tournament,
+)
+
+GAINS = {"alpha": (0.10, 0.20, 0.15), "challenger-2": (0.30, 0.24, 0.33), "one-line": (0.0, 0.1)}
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return open_ledger(tmp_path)
+
+
+def field(ledger: Ledger, name: str, gains: dict[str, tuple[float, ...]]) -> Tournament:
+    """A tournament in which the programs' runs have these gains, in bits per byte."""
+    plans = [
+        Plan(program, block, (Try(2.9),), (3.0 - gain,))
+        for program, each in gains.items()
+        for block, gain in enumerate(each)
+    ]
+    blocks = max(len(each) for each in gains.values())
+    return write_tournament(ledger, plans, [[3.0, 3.0]] * blocks, name=name)
+
+
+def proposal(base: str, new: str, rejection: str = "") -> Proposal:
+    gone = instruction_ids(base)[0]
+    operations = (
+        Operation(kind="REMOVE", instruction_ids=(gone,), hypothesis="it lost in both files"),
+        Operation(
+            kind="ADD",
+            texts=("Try \x1b[31mbigger\nsteps",),
+            source_program_id=program_id("one-line"),
+            hypothesis="it won",
+        ),
+    )
+    return Proposal(
+        id=proposal_id(program_id(base), operations),
+        rewriter="offline",
+        base_program_id=program_id(base),
+        parents=(program_id(base),),
+        operations=operations,
+        focus="fewer rules",
+        hypothesis="fewer rules leave more room",
+        text=program_body(new).decode(),
+        program_id=program_id(new),
+        rejection=rejection,
+    )
+
+
+@pytest.fixture
+def two_rounds(ledger: Ledger) -> Tournament:
+    first = field(ledger, "first", {"alpha": (0.1, 0.2), "one-line": (0.0, 0.1)})
+    ledger.add_proposals(first.id, [proposal("alpha", "challenger-2")], AT)
+    second = field(ledger, "second", GAINS)
+    ledger.add_round(second.id, first.id)
+    return second
+
+
+def test_one_round_without_a_proposal_is_no_story(ledger: Ledger) -> None:
+    alone = field(ledger, "alone", {"alpha": (0.1, 0.2)})
+    assert story_of(ledger, alone) is None
+    assert ledger.series(alone.id) == [alone]
+
+
+def test_a_series_is_told_in_order_with_what_was_changed_and_why(
+    ledger: Ledger, two_rounds: Tournament
+) -> None:
+    story = story_of(ledger, two_rounds)
+    assert story is not None
+    assert [r.leaderboard.tournament.id for r in story.rounds] == [
+        t.id for t in ledger.series(two_rounds.id)
+    ]
+    (rewrite,) = story.rounds[0].rewrites
+    assert (rewrite.base, rewrite.focus) == ("alpha", "fewer rules")
+    removed, added = rewrite.changes
+    assert (removed.kind, removed.text) == ("REMOVE", "Tune the optimiser first.")
+    assert (added.kind, added.where_from) == ("ADD", "one-line")
+    assert story.rounds[1].rewrites == ()
+
+
+def test_the_duel_is_the_difference_with_the_rounds_pooled_spread(
+    ledger: Ledger, two_rounds: Tournament
+) -> None:
+    story = story_of(ledger, two_rounds)
+    assert story is not None
+    (duel,) = story.rounds[-1].duels
+    groups = [1000 * np.array(each) for each in GAINS.values()]
+    squares = sum(((g - g.mean()) ** 2).sum() for g in groups)
+    sd, df = math.sqrt(squares / 5), 5
+    half = stats.t.ppf(0.975, df) * sd * math.sqrt(2 / 3)
+    difference = 1000 * (fmean(GAINS["challenger-2"]) - fmean(GAINS["alpha"]))
+    assert duel.difference == pytest.approx(difference)
+    assert (duel.ci_low, duel.ci_high) == pytest.approx((difference - half, difference + half))
+    assert story.known[0].startswith("challenger-2 against alpha")
+    assert not any(line.startswith("Whether challenger-2") for line in story.unknown)
+
+
+def test_a_difference_that_may_be_none_is_named_as_unknown(ledger: Ledger) -> None:
+    first = field(ledger, "first", {"alpha": (0.1, 0.2), "one-line": (0.0,)})
+    ledger.add_proposals(first.id, [proposal("alpha", "challenger-2")], AT)
+    close = {"alpha": (0.1, 0.2, 0.15), "challenger-2": (0.22, 0.11, 0.19)}
+    second = field(ledger, "second", close)
+    ledger.add_round(second.id, first.id)
+    story = story_of(ledger, second)
+    assert story is not None
+    assert any("runs of each would settle" in line for line in story.unknown)
+
+
+def test_a_refused_rewrite_is_told_with_its_reason_and_has_no_duel(ledger: Ledger) -> None:
+    first = field(ledger, "first", {"alpha": (0.1, 0.2), "one-line": (0.0,)})
+    ledger.add_proposals(first.id, [proposal("alpha", "challenger-2", "equals alpha.")], AT)
+    story = story_of(ledger, first)
+    assert story is not None
+    assert story.rounds[0].rewrites[0].rejection == "equals alpha."
+    assert story.rounds[0].duels == ()
+    assert "not run: equals alpha." in rewrite_lines(ledger, first)[0]
+
+
+def test_the_terminals_lines_are_lines_and_show_no_control_characters(
+    ledger: Ledger, two_rounds: Tournament
+) -> None:
+    first = ledger.series(two_rounds.id)[0]
+    lines = rewrite_lines(ledger, first)
+    assert len(lines) == 3
+    assert all(line.isprintable() for line in lines)
+    assert "(from one-line): it won" in lines[2]
+    assert rewrite_lines(ledger, two_rounds) == [
+        "The rewriter has nothing new to propose from this evidence."
+    ]
+
+
+@given(st.floats(0.1, 100), st.floats(-300, 300).filter(lambda d: d == 0 or abs(d) > 1e-6))
+def test_runs_to_settle_follow_the_formula_or_say_that_it_is_not_worth_it(
+    sd: float, difference: float
+) -> None:
+    runs = runs_to_settle(sd, difference)
+    exact = 15.7 * (sd / difference) ** 2 if difference else math.inf
+    if runs is None:
+        assert exact > 999
+    else:
+        assert max(2.0, exact) <= runs < max(2.0, exact) + 1
