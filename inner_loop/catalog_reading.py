@@ -19,27 +19,48 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from inner_loop.catalog_edits import EDITS
-from inner_loop.catalog_words import alternatives, plain, topics_in
+from inner_loop.catalog_words import SINGLE, alternatives, plain, topics_in
 from inner_loop.program import segments
 from inner_loop.records import Program
 
 _BAN = alternatives(
-    *("never", "do not", "don't", "dont", "avoid", "leave", "cannot", "can't", "can not"),
+    *(
+        "never",
+        "do not",
+        "don't",
+        "dont",
+        r"(?<!never )(?<!not )(?<!don't )(?<!dont )(?:avoid|leave)",
+        "cannot",
+        "can't",
+        "can not",
+    ),
     *("must not", "mustn't", "should not", "shouldn't", "forbidden", "prohibited"),
     *("may not", "shall not", "off limits", "out of bounds", "not allowed", "hands off", "taboo"),
     *("frozen", "freeze", "refrain from", "stay away", "keep away", "steer clear", "banned"),
     *("without (?:changing|touching|tuning)", "no (?:more )?changes? to", "not to be", "not yours"),
     *("under no circumstances", "no (?:touching|changing|tuning|editing)", "exclude"),
     *("(?:change|touch|alter|modify|edit) (?:nothing|none)", "nothing (?=except)"),
-    r"no (?=(?:[^ ]+ ){1,4}(?:changes?|edits?|tuning|experiments?)\b)",
+    r"no (?!limits? |end |bounds? )(?=(?:[^ ]+ ){1,4}(?:changes?|edits?|tuning|experiments?)\b)",
     "(?:is|are) (?:fixed|given|sacred|closed)(?=[ .;:!]*$)",
     "(?:keep|hold|stays?|remains?)(?= (?:[^ ]+ ){0,6}(?:fixed|constant|unchanged|as is|as it is))",
 )
 _NOT_A_BAN = re.compile(
     r"\s+(?:\w+ )?(?:only|just|merely|solely|afraid|hesitate|forget|neglect|overlook|ignore|skip"
     r"|judge|trust|stop|pause|ask|assume|expect|commit|give up|conclude|compare|underestimate"
-    r"|combine|mix|more than one|two|several|both|many|multiple)\b"
+    r"|leave|avoid|go wrong|hurt|harm|combine|mix|more than one|two|several|both|many|multiple)\b"
 )
+_GAP = r"(?:(?!\b(?:or|nor|that|which|was|were|is|are|has|have|it|they|as|even)\b)[^,;:])*?"
+_LIMIT = re.compile(
+    rf"{_GAP}\b(?:more than (?:\d+|once|twice|one|two|three|four|five|a (?:few|couple|factor))"
+    r"|in the same (?:experiment|edit|commit|change|move|step)|at the same time|simultaneously"
+    r"|together|twice|a second time|in a row)\b"
+    rf"|\s+(?:ever )?(?:try|test|use|repeat|retry|revisit|return to|re ?run)\b{_GAP}"
+    r"\b(?:that (?:(?:was|were|is|are|has|have|been|already) ){0,3})?"
+    r"(?:discarded|rejected|failed|lost|crashed)\b"
+)
+_LIMITING = re.compile(r"never|dont|avoid|(?:do|must|should|may|shall|can) ?not|\w+n't|can't")
+_ONE_EACH = re.compile(r"\b(?:one|a single) (?:\w+ ){1,3}(?:per|in each|in every|an) experiment\b")
+_FOR_LATER = re.compile(r"\bfor (?:later|last|the (?:very )?end)\b")
 _LINK = re.compile(
     r"\b(?:until|till|before|unless|after|if|when|while|because|since|as long as|so that"
     r"|instead of|rather than|once(?= (?:the|you|that|this|all|both|these) ))\b"
@@ -173,14 +194,14 @@ def _read_unit(reading: Reading, spoken: Spoken) -> None:
     pending = False
     for clause in map(_cut, clauses(_BUT.sub(r"\1 except", spoken.text))):
         topics = topics_in(clause.head)
-        ban = bans(clause.head)
+        ban = bans(clause.head, limits=False)
         if spoken.banned or pending:
             _note(reading.banned, topics, spoken.id)
         elif _EXCEPT.search(clause.head) and topics:
             _note_exception(reading, clause.head, bool(ban), spoken.id)
         elif ban:
             _note_ban(reading, clause, ban, before, spoken.id)
-        else:
+        elif not bans(clause.head):  # a limit speaks neither for its topic nor against it
             _note_favour(reading, clause, spoken)
         pending = clause.head.endswith(":") and not topics and _elides(clause, ban)
         before = topics or before
@@ -216,7 +237,7 @@ def _note_ban(
     if condition and topics:
         reading.waits.append(_condition(topics, clause.tail, unit_id))
     else:
-        later = clause.link in _DEFERRING
+        later = clause.link in _DEFERRING or (ban[0] == "leave" and _FOR_LATER.search(following))
         _note(reading.deferred if later else reading.banned, topics, unit_id)
 
 
@@ -244,7 +265,7 @@ def _note_favour(reading: Reading, clause: _Clause, spoken: Spoken) -> None:
         _note(reading.late, head, spoken.id)
     elif _EARLY.search(clause.head):
         _note(reading.early, head, spoken.id)
-    elif _ONLY.search(clause.head) and not clause.link and not _is_for_a_while(clause, spoken):
+    elif _ONLY.search(clause.head) and not clause.link and not _is_loose(clause, spoken):
         _note(reading.only, head, spoken.id)
 
 
@@ -257,7 +278,11 @@ def _note_condition(reading: Reading, clause: _Clause, unit_id: str) -> None:
         reading.follow_ups.append(condition)
 
 
-def _is_for_a_while(clause: _Clause, spoken: Spoken) -> bool:
+def _is_loose(clause: _Clause, spoken: Spoken) -> bool:
+    """Whether an `only` holds for a phase, or says how many at a time instead of which."""
+    said = clause.head.partition(",")[0]
+    if SINGLE.search(said) or _ONE_EACH.search(said):
+        return True
     return bool(_A_PHASE.search(clause.head) or _A_PHASE.search(spoken.section))
 
 
@@ -283,9 +308,15 @@ def _cut(clause: str) -> _Clause:
     return _Clause(rest.strip(), link[0], condition)
 
 
-def bans(clause: str) -> re.Match[str] | None:
-    """The word that forbids, unless it forbids something else than a kind of edit."""
+def bans(clause: str, *, limits: bool = True) -> re.Match[str] | None:
+    """The word that forbids, unless it forbids something else than a kind of edit.
+
+    `limits=False` passes over what forbids only some of it: twice, in the same experiment.
+    """
     for match in _BAN.finditer(clause):
+        limiting = not limits and _LIMITING.fullmatch(match[0])
+        if limiting and _LIMIT.match(clause, match.end()):
+            continue
         if not _NOT_A_BAN.match(clause, match.end()):
             return match
     return None

@@ -12,7 +12,7 @@ import re
 from typing import Literal, NamedTuple
 
 from inner_loop.catalog_reading import bans, clauses
-from inner_loop.catalog_words import alternatives, topics_in
+from inner_loop.catalog_words import SINGLE, alternatives, topics_in
 
 Action = Literal["switch", "jump", "refine", "back", "combine"]
 Rule = Literal[
@@ -46,8 +46,8 @@ _NUMBERS = {
 }
 _N = rf"(\d+(?:\.\d+)?|{'|'.join(_NUMBERS)})"
 _STEPS = (
-    r"(?=,? (?:[^ ]+ ){0,2}(?:steps?|changes?|moves?|edits?|jumps?|leaps?|strides?|adjustments?"
-    r"|increments?|ideas?|bets?)\b)"
+    r"(?=,? (?:(?!(?:more|fewer|less) )[^ ,]+ ){0,2}"
+    r"(?:steps?|changes?|moves?|edits?|jumps?|leaps?|strides?|adjustments?|increments?|ideas?|bets?)\b)"
 )
 _BIG = alternatives(
     *("bold", "boldly", "bolder", "radical", "radically", "drastic", "drastically", "ambitious"),
@@ -63,14 +63,10 @@ _NOT_ADVICE = alternatives(
     *("useless", "costs?", "not worth", "gain nothing", "than"),
 )
 _FACTOR = re.compile(
-    rf"\bfactors? of {_N}\b|\b(\d+(?:\.\d+)?) ?(?:%|percent\b)|\b(doubl(?=e\b|ing\b)|quadrupl)"
-)
-_SINGLE = alternatives(
-    r"one(?: single)?(?: \w+)? (?:at a time|at once|by one)",
-    r"(?:one|a single) (?:change|edit|idea|knob|thing|modification|hypothesis)",
-    r"(?:never|not|don't|avoid|no) (?:\w+ )?combin\w+",
-    r"(?:never|not|don't) (?:\w+ )?(?:more than one|two|several|many) (?:\w+ )?at (?:once|a time)",
-    "one by one",
+    rf"\bfactors? of {_N}\b"
+    r"|\bby (?:about |around |roughly |up to |at most |only )?(\d+(?:\.\d+)?) ?(?:%|percent\b)"
+    r"(?! of (?:the |your |all )?(?:\w+ )?(?:budget|experiments?|time|runs?)\b)"
+    r"|\b(doubl(?=e\b|ing\b)|quadrupl)"
 )
 _COMBINE = re.compile(
     r"\bcombin(?:e|es|ing)\b.{0,160}\b(?:two|best|near miss|lost|almost|both|worked|helped)\b"
@@ -215,7 +211,7 @@ def _losses_in_a_row(sentence: str) -> float:
 
 
 def _joining(sentence: str, advice: str) -> list[Said]:
-    if _SINGLE.search(sentence):
+    if SINGLE.search(sentence):
         return [Said("single")]
     return [Said("combine")] if _COMBINE.search(advice) else []
 

@@ -32,6 +32,9 @@ NO_WORSE = 0.001
 SURELY = 2.0
 """A gain of so many standard deviations is not a small one."""
 
+MOST_FOR_NOISE = 2
+"""Reruns of one commit to learn the noise; crashed or equal ones show none."""
+
 
 def verdict(brief: Brief, policy: Policy) -> Move | None:
     """The program's verdict on the last experiment where it is not upstream's."""
@@ -141,10 +144,10 @@ def _why_again(brief: Brief, policy: Policy, last: Experiment) -> tuple[str, ...
         return ()
     if policy.confirm and done < policy.confirm.times and _doubtful(brief, policy.confirm, found):
         return policy.confirm.ids
-    noise_is_asked_for = policy.min_gain is not None and policy.min_gain.unit == "noise"
-    return (
-        policy.min_gain.ids if policy.min_gain and noise_is_asked_for and not noise(brief) else ()
-    )
+    rule = policy.min_gain
+    if rule is None or rule.unit != "noise" or noise(brief) or done >= MOST_FOR_NOISE:
+        return ()
+    return rule.ids
 
 
 def _doubtful(brief: Brief, confirm: Confirm, found: float) -> bool:

@@ -125,6 +125,14 @@ def alternatives(*words: str) -> re.Pattern[str]:
     return re.compile(rf"\b(?:{'|'.join(words)})\b")
 
 
+SINGLE = alternatives(
+    r"one(?: single)?(?: \w+)? (?:at a time|at once|by one)",
+    r"(?:one|a single) (?:change|edit|idea|knob|thing|modification|hypothesis)",
+    r"(?:never|not|don't|avoid|no) (?:\w+ )?combin\w+",
+    r"(?:never|not|don't) (?:\w+ )?(?:more than one|two|several|many) (?:\w+ )?at (?:once|a time)",
+    "one by one",
+)
+"""One change an experiment."""
 PHRASES = _vocabulary()
 _TOPIC = alternatives(*sorted((re.escape(p) for p in PHRASES), key=len, reverse=True))
 _FENCE = re.compile(r"^[ \t>]*(?:[-+*] +)?(```|~~~).*?(?:^[ \t>]*\1|\Z)", re.DOTALL | re.MULTILINE)

@@ -61,6 +61,11 @@ NOTHING = Policy()
         ("The last step was too bold.", 1.0),
         ("Take small steps. Make bold changes.", 1.0),
         ("Train with a large batch.", 1.0),
+        ("Try a larger batch, fewer steps.", 1.0),
+        ("Try a smaller batch, more steps.", 1.0),
+        ("Spend the first 20 % of the budget on the learning rate.", 1.0),
+        ("Keep the last 10 percent of the experiments for reruns.", 1.0),
+        ("Use the last 25% of the budget to fine-tune.", 1.0),
     ],
 )
 def test_the_size_of_steps(text: str, stride: float) -> None:
@@ -199,6 +204,21 @@ def test_a_gain_within_the_noise_is_judged_after_a_rerun() -> None:
     sure = play(text, 3, by(0.9, 0.901, 1.0), 3)
     assert statuses(sure)[:2] == "kK"
     assert sure.history[2].parent_commit == "c1"
+
+
+def test_reruns_that_show_no_noise_do_not_eat_the_budget() -> None:
+    text = "Keep only what gains by more than the noise."
+    equal = play(text, 3, flat(0.01), 6)
+    assert statuses(equal)[:4] in ("kKKd", "kKKk")
+    trained: set[str] = set()
+
+    def crashing_again(source: str, rng: random.Random) -> float | None:
+        first = source not in trained
+        trained.add(source)
+        return 0.99 if first else None
+
+    crashed = play(text, 3, crashing_again, 6)
+    assert [e.kind for e in crashed.history][:4] == ["edit", "rerun", "rerun", "edit"]
 
 
 def test_a_keep_that_does_not_show_again_is_undone() -> None:
