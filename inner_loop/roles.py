@@ -42,16 +42,20 @@ def _words(*alternatives: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w)(?:{'|'.join(alternatives)})(?!\w)")
 
 
+_OUTPUT_TITLE = (
+    r"^(?:[\d.()]+ )?(?:(?:the|its|your|expected|(?:script|run|program|training)(?:'s)?) )*"
+    r"output:?$"
+)
 _CONTRACT_HEADING = _words(
     *("set-?up", "getting started", "install\\w*", "environment", "files?", "safety", "security"),
     *(
         "integrity",
         "output format",
-        "output$",
+        _OUTPUT_TITLE,
         "what (?:the|it|your) .{0,40}prints",
         "summary block",
     ),
-    *("log", "logs", "logging", "results? (?:file|format)", "report format", "file format"),
+    *("log(?!-)", "logs", "logging", "results? (?:file|format)", "report format", "file format"),
     *("contract", "permissions?", "cheating"),
 )
 _LOOP_HEADING = _words(
@@ -72,6 +76,11 @@ _PROTECTED = (
     r"|test (?:set|data)|scoring|scorer|dataset|corpus|tokenizer|time (?:limit|budget)"
     r"|packages?|dependenc\w+|imports?"
     r"|(?:change|set|fix|pick|choose|tune|search) (?:the |a )?(?:random )?seeds?)"
+)
+_AIM = "(?:aim|goal|objective)"
+_MEASURED = (
+    r"(?:\w*bpb|bits?|loss\w*|metric|score|perplexity|low(?:er|est)|best|better|improv\w+"
+    r"|minimi[sz]\w+|reduc\w+)"
 )
 _CONTRACT_WORDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("names the fixed side", _words(r"prepare\.py", "evaluate_bpb", "read-only", "the metric")),
@@ -116,8 +125,8 @@ _CONTRACT_WORDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "names the aim",
         _words(
-            *("the (?:aim|goal|objective) is", "^(?:aim|goal|objective)", "^minimi[sz]e"),
-            *("lower (?:val_bpb )?is better", "lowest val_bpb", "your (?:task|job) is"),
+            *("^minimi[sz]e", "lower (?:val_bpb )?is better", "lowest val_bpb"),
+            rf"(?:the {_AIM} is|^{_AIM}|your (?:task|job) is)(?!\w).{{0,200}}(?<!\w){_MEASURED}",
         ),
     ),
 )

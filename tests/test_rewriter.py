@@ -218,6 +218,7 @@ def rewrites(draw: st.DrawFn) -> tuple[Program, list[Operation], Program]:
 
 RIGHTLY = re.compile(
     r"loses the contract|from (?:contract|gate|strategy) into|contract instructions\.$"
+    r"|would change the contract|wording of the contract"
     r"|lose the gate|changes nothing|is empty|no instruction|control character|code fence"
     r"|reads like an error|no operation puts"
 )
@@ -394,6 +395,63 @@ def test_a_gate_may_be_reworded_and_not_lost() -> None:
     assert "REMOVE would lose the gate instruction" in why(text, [op("REMOVE", never)])
     reworded = BASE.text.replace("Never stop.", "Do not stop early.")
     assert why(reworded, [op("EDIT", never, texts=["Do not stop early."])]) == ""
+
+
+CONTRACT = parse(
+    "# T\n\nMinimise val_bpb.\n\n## Setup\n\n"
+    "- Read `prepare.py`; it is read-only. Use 2**17 tokens.\n- Run it like this:\n"
+    "  ```\n  git add train.py\n  git commit -m x\n  python train.py > run.log\n  ```\n\n"
+    "## Ideas\n\n- Be bold.\n- Go wide.\n"
+)
+READ, RUN = CONTRACT.instructions[1], CONTRACT.instructions[2]
+REREAD = "Read `PREPARE.py`; it is read-only. Use 217 tokens."
+RERUN = "Run it like this:\n```\ngit add train.py git commit -m x python train.py > run.log\n```"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [(READ.id, REREAD), (RUN.id, RERUN)], ids=["name", "fence"]
+)
+def test_a_contract_instruction_keeps_its_characters_and_not_only_its_id(
+    name: str, text: str
+) -> None:
+    operation = op("EDIT", name, texts=[text])
+    result = apply(CONTRACT, [operation])
+    assert ids(result) == ids(CONTRACT)
+    mixed = [operation, op("REMOVE", one("Go wide."))]
+    for operations in ([operation], mixed):
+        rewrite = apply(CONTRACT, operations).text
+        reason = f"The rewrite changes the wording of the contract instruction {name}."
+        assert rejection(CONTRACT, operations, rewrite) == reason
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        op("EDIT", READ.id, texts=[READ.text]),
+        op("SPLIT", READ.id, texts=[READ.text, "Ignore that."]),
+        op("MERGE", READ.id, one("Be bold."), texts=[READ.text]),
+    ],
+    ids=["EDIT", "SPLIT", "MERGE"],
+)
+def test_no_operation_names_a_contract_instruction(operation: Operation) -> None:
+    operations = [operation, op("REMOVE", one("Go wide."))]
+    reason = rejection(CONTRACT, operations, apply(CONTRACT, operations).text)
+    assert reason.startswith(f"{operation.kind} would change the contract instruction {READ.id}")
+
+
+def test_a_removed_contract_instruction_is_refused() -> None:
+    operation = op("REMOVE", READ.id)
+    reason = rejection(CONTRACT, [operation], apply(CONTRACT, [operation]).text)
+    assert "loses the contract instruction" in reason
+
+
+def test_a_contract_instruction_may_change_its_number_and_indentation() -> None:
+    items = "".join(f"{n}. Idea {'x' * n}.\n" for n in range(1, 9))
+    base = parse(f"{items}9. Run `prepare.py`\n   like this:\n   ```\n   a\n   ```\n")
+    operation = op("ADD", texts=["Be bold."], after=ids(base)[0])
+    result = apply(base, [operation])
+    assert "10. Run `prepare.py`\n    like this:" in result.text
+    assert rejection(base, [operation], result.text) == ""
 
 
 def test_a_declared_operation_that_was_not_done_is_named() -> None:

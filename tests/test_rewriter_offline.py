@@ -4,6 +4,7 @@ effects."""
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from random import Random
 from statistics import fmean
@@ -26,7 +27,7 @@ from outer_loop.rewriter.offline import (
     consider,
     propose,
 )
-from outer_loop.rewriter.pool import gather, same_wording
+from outer_loop.rewriter.pool import gather, same_wording, strategy_units
 from outer_loop.rewriter.thompson import Belief, estimated_noise, fit
 from outer_loop.rewriter.verify import rejection
 from outer_loop.rewriter.words import effect, field_margins
@@ -170,9 +171,34 @@ def test_a_pool_knows_who_holds_what() -> None:
     a = parse_program(b"- Be bold.\n- Never stop.\n", "a")
     b = parse_program(b"- **Be bold.**\n- Go wide.\n", "b")
     pool = gather([a, b, a])
+    assert gather(iter([a, b])) is pool
+    assert gather([a, b.model_copy(update={"name": "c"})]).programs[b.id].name == "c"
     assert list(pool.programs) == [a.id, b.id]
     assert pool.held[a.id] == (a.instructions[0].id,)
     assert pool.held[b.id] == (a.instructions[0].id, b.instructions[1].id)
+
+
+@given(st.lists(st.text("ab not1.", min_size=1, max_size=24), min_size=1, max_size=12))
+@settings(max_examples=80, deadline=None)
+def test_a_family_is_the_oldest_near_wording(texts: list[str]) -> None:
+    program = parse_program("".join(f"- z{text}\n" for text in texts).encode(), "p")
+    names = [unit.id for unit in program.instructions]
+    expected: dict[str, list[str]] = {}
+    for unit in strategy_units(program):
+        first = {name: program.instructions[names.index(name)] for name in expected}
+        same = (name for name, old in first.items() if same_wording(old.text, unit.text))
+        name = unit.id if unit.id in expected else next(same, unit.id)
+        expected.setdefault(name, []).append(unit.id)
+    found = gather([program]).families
+    assert {name: [m.unit.id for m in members] for name, members in found.items()} == expected
+
+
+def test_a_large_pool_is_gathered_in_a_moment() -> None:
+    text = "".join(f"- try x{n} y{n * 7 % 1000}\n" for n in range(800))
+    program, begin = parse_program(text.encode(), "large"), time.process_time()
+    for _ in range(5):
+        gather([program])
+    assert time.process_time() - begin < 3
 
 
 # --- proposals --------------------------------------------------------------------------------

@@ -74,6 +74,10 @@ def test_a_shipped_program_says_what_must_not_be_edited_and_what_to_research(fol
         ("Install nothing.", "contract", "says what may be installed"),
         ("Never send anything over the internet.", "contract", "is about safety"),
         ("The goal is the lowest val_bpb.", "contract", "names the aim"),
+        ("Goal: lower the loss.", "contract", "names the aim"),
+        ("Your task is to improve val_bpb.", "contract", "names the aim"),
+        ("Goal: explore width.", "strategy", "directs the research"),
+        ("Your task is to try bold moves in depth.", "strategy", "directs the research"),
         ("NEVER STOP.", "gate", "keeps the loop going"),
         ("Kill a run after ten minutes.", "gate", "handles timeouts"),
         ("If it crashes, fix it once.", "gate", "handles crashes"),
@@ -92,6 +96,21 @@ def test_a_section_decides_for_all_that_stands_in_it() -> None:
     text = "# T\n\nHi.\n\n## Logging results\n\nBold.\n\n### More\n\n- go wide\n\n## S\n\nBold.\n"
     assert judged(text) == ["contract", "contract", "contract", "strategy"]
     assert roles(parse(text))[2].reason == "section 'Logging results'"
+
+
+@pytest.mark.parametrize(
+    ("title", "role"),
+    [
+        ("Log-scale search", "strategy"),
+        ("Profile output", "strategy"),
+        ("The log", "contract"),
+        ("Output", "contract"),
+        ("3. The script's output", "contract"),
+        ("Output format", "contract"),
+    ],
+)
+def test_a_title_is_about_the_log_or_the_output_format(title: str, role: str) -> None:
+    assert judged(f"# T\n\nHi.\n\n## {title}\n\n- Try it.\n") == ["contract", role]
 
 
 def test_a_title_alone_decides_nothing() -> None:

@@ -8,6 +8,7 @@ Does not own: effects (`thompson`) or what is composed (`offline`).
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -62,14 +63,34 @@ class Pool:
 
 
 def gather(programs: Iterable[Program]) -> Pool:
-    """The pool of `programs`; one program given twice counts once."""
-    known = {program.id: program for program in programs}
+    """The pool of `programs`, to be read only; one program given twice counts once."""
+    return _gather(_SameField({program.id: program for program in programs}))
+
+
+class _SameField:
+    """Programs that equal others with the same names and texts, for the cache below."""
+
+    def __init__(self, programs: dict[str, Program]) -> None:
+        self.programs = programs
+        self.key = tuple((name, each.name, each.text) for name, each in programs.items())
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _SameField) and self.key == other.key
+
+
+@lru_cache(maxsize=8)
+def _gather(field: _SameField) -> Pool:
+    known = dict(field.programs)
+    wordings = _Wordings()
     families: dict[str, list[Member]] = {}
     held: dict[str, dict[str, None]] = {}
     for program in known.values():
         held[program.id] = {}
         for unit in strategy_units(program):
-            name = _family(families, unit)
+            name = unit.id if unit.id in families else wordings.family(unit)
             families.setdefault(name, []).append(Member(program, unit))
             held[program.id][name] = None
     return Pool(
@@ -138,11 +159,44 @@ def _near(a: str, b: str) -> bool:
     )
 
 
-def _family(families: dict[str, list[Member]], unit: Instruction) -> str:
-    if unit.id in families:
+class _Wordings:
+    """The first wording of each family; finds the family of a text without trying them all."""
+
+    def __init__(self) -> None:
+        self.bits: dict[tuple[str, int], int] = {}
+        self.groups: dict[tuple[str, ...], list[tuple[str, str, int]]] = {}
+        """Negations -> name, normalised text and characters of each family, oldest first."""
+
+    def family(self, unit: Instruction) -> str:
+        """The oldest family `same_wording` finds for `unit`, or a new one of its own."""
+        text = normalise(unit.text)
+        bag = self._bag(text)
+        group = self.groups.setdefault(tuple(_NEGATION.findall(text)), [])
+        for name, other, others in group:
+            if text == other or (
+                _may_be_near(text, bag, other, others) and _near(min(text, other), max(text, other))
+            ):
+                return name
+        group.append((unit.id, text, bag))
         return unit.id
-    same = (n for n, members in families.items() if same_wording(members[0].unit.text, unit.text))
-    return next(same, unit.id)
+
+    def _bag(self, text: str) -> int:
+        """The characters of `text` as a set of bits, the n-th of a kind being a kind of its own."""
+        seen: Counter[str] = Counter()
+        bag = 0
+        for character in text:
+            key = (character, seen[character])
+            seen[character] += 1
+            bag |= 1 << self.bits.setdefault(key, len(self.bits))
+        return bag
+
+
+def _may_be_near(one: str, bag: int, other: str, others: int) -> bool:
+    """The two upper bounds of difflib's ratio: by length, then by characters in common."""
+    length = len(one) + len(other)
+    if 2.0 * min(len(one), len(other)) / length < SAME_WORDING:
+        return False
+    return 2.0 * (bag & others).bit_count() / length >= SAME_WORDING
 
 
 class _Same:

@@ -23,6 +23,7 @@ from outer_loop.rewriter.surgery import RewriteRefused, alone
 
 _LINE_ENDS_AND_TABS = "\t\n\r"
 _DIRECTION = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
+_MARKER = re.compile(r"^([ \t>]*)(?:(?:\d{1,9}[.)]|[-*+])[ \t]+)+")
 _FENCE = re.compile(r"(```|~~~)[^\n]*\n.*\n\1\s*", re.DOTALL)
 _ERROR = re.compile(
     r"\W*(?:(?:api|http|internal server|server|runtime|value|type|key|rate ?limit|timeout"
@@ -116,16 +117,49 @@ def _lost_role(base: Program, result: Program) -> str:
     fixed = [unit.id for unit in base.instructions if before[unit.id].role == "contract"]
     held = set(fixed)
     there = [unit.id for unit in result.instructions if unit.id in held]
-    return "" if there == fixed else "The rewrite repeats or reorders contract instructions."
+    if there != fixed:
+        return "The rewrite repeats or reorders contract instructions."
+    return _reworded(base, result, held)
 
 
-def _lost_gate(base: Program, operations: Sequence[Operation]) -> str:
+def _reworded(base: Program, result: Program, held: Collection[str]) -> str:
+    """A contract instruction whose id is the same and whose characters are not.
+
+    An id ignores case, emphasis and spacing, all of which matter to a file name or a command.
+    """
+    for (name, wanted), (_, found) in zip(
+        _sources(base, held), _sources(result, held), strict=True
+    ):
+        if wanted != found:
+            return f"The rewrite changes the wording of the contract instruction {name}."
+    return ""
+
+
+def _sources(program: Program, held: Collection[str]) -> Iterator[tuple[str, list[str]]]:
+    """The id and lines of each held instruction, without list markers and indentation."""
+    lines = split_lines(program.text)
+    for unit in program.instructions:
+        if unit.id in held:
+            first, *rest = lines[unit.start_line : unit.end_line]
+            yield unit.id, [_bare(_MARKER.sub(r"\1", first)), *map(_bare, rest)]
+
+
+def _bare(line: str) -> str:
+    """Without indentation and line end; a quote stays one."""
+    body = line.lstrip(" \t>")
+    return line[: len(line) - len(body)].replace(" ", "").replace("\t", "") + body.rstrip("\r\n")
+
+
+def _lost_protected(base: Program, operations: Sequence[Operation]) -> str:
     before = role_of_units(base)
     for operation in operations:
+        kind = operation.kind
         for name in operation.instruction_ids:
             role = before.get(name)
-            if role and role.role == "gate" and operation.kind not in ("EDIT", "MOVE"):
-                return f"{operation.kind} would lose the gate instruction {name} ({role.reason})."
+            if role and role.role == "contract" and kind not in ("ADD", "MOVE"):
+                return f"{kind} would change the contract instruction {name} ({role.reason})."
+            if role and role.role == "gate" and kind not in ("EDIT", "MOVE"):
+                return f"{kind} would lose the gate instruction {name} ({role.reason})."
     return ""
 
 
@@ -134,7 +168,7 @@ def _lost_gate(base: Program, operations: Sequence[Operation]) -> str:
 
 def _undeclared_units(base: Program, operations: Sequence[Operation], result: Program) -> str:
     """An instruction that came or went, or changed places, without an operation that says so."""
-    if reason := _lost_gate(base, operations):
+    if reason := _lost_protected(base, operations):
         return reason
     try:
         expected = _expected(base, operations)
