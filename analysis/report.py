@@ -56,6 +56,8 @@ class Report(Record):
     leaderboard: Leaderboard
     runs: tuple[RunDetail, ...]
     """Runs of entrants and controls, or those asked for."""
+    lineage: Lineage | None = None
+    """Who led after each round and which instructions survived, as the rewriter's model sees it."""
     story: Story | None = None
     """The rounds that led here; None if there was only one."""
     citations: tuple[CitationRow, ...] = ()
@@ -112,7 +114,10 @@ class BaselineRow(NamedTuple):
 
 
 def report_record(
-    ledger: Ledger, tournament: Tournament, run_ids: Collection[str] | None = None
+    ledger: Ledger,
+    tournament: Tournament,
+    run_ids: Collection[str] | None = None,
+    lineage: Lineage | None = None,
 ) -> Report:
     """The report as data; `run_ids` limits the runs, never the leaderboard."""
     details = run_details(ledger, tournament)
@@ -124,6 +129,7 @@ def report_record(
         labels=tuple(wording.labels(board, details)),
         leaderboard=board,
         runs=tuple(shown),
+        lineage=lineage,
         story=story_of(ledger, tournament),
         citations=citations(programs, shown, weighing_of(details, board.baseline_sd)),
     )

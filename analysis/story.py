@@ -12,7 +12,7 @@ power at 5 %: 15.7 * (sd / d)**2 of each (two-sided, normal).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from scipy import stats
 
@@ -130,7 +130,7 @@ def story_of(ledger: Ledger, tournament: Tournament) -> Story | None:
     return Story(
         rounds=tuple(rounds),
         known=tuple(_finding(duel) for duel in duels),
-        unknown=tuple(_unknown(duels)),
+        unknown=tuple(_unknown(duels, rounds)),
     )
 
 
@@ -141,12 +141,15 @@ def rewrite_lines(ledger: Ledger, tournament: Tournament) -> list[str]:
         fate = f"not run: {rewrite.rejection}" if rewrite.rejection else rewrite.focus
         lines.append(f"Rewritten from {rewrite.base} ({fate})")
         lines += [f"  {c.kind.lower()} {_quoted(c)}: {c.hypothesis}" for c in rewrite.changes]
+    lines = [wording.visible(line) for line in lines]
     return lines or ["The rewriter has nothing new to propose from this evidence."]
 
 
 def rewrites_of(ledger: Ledger, tournament: Tournament) -> list[Rewrite]:
     """What was proposed from a tournament's evidence."""
-    return [_rewrite(ledger, p) for p in ledger.proposals(tournament.id)]
+    series = ledger.series(tournament.id)
+    names = {e.program_id: e.name for each in series for e in each.entrants}
+    return [_rewrite(ledger, p, names) for p in ledger.proposals(tournament.id)]
 
 
 def _round(ledger: Ledger, tournament: Tournament, number: int) -> Round:
@@ -204,23 +207,25 @@ def runs_to_settle(sd: float, difference: float) -> int | None:
     return max(2, math.ceil(RUNS_PER_SQUARED_RATIO * (sd / difference) ** 2))
 
 
-def _rewrite(ledger: Ledger, proposal: Proposal) -> Rewrite:
+def _rewrite(ledger: Ledger, proposal: Proposal, names: Mapping[str, str]) -> Rewrite:
     return Rewrite(
-        base=_name(ledger, proposal.base_program_id),
+        base=names.get(proposal.base_program_id, proposal.base_program_id),
         focus=wording.one_line(proposal.focus),
         hypothesis=wording.one_line(proposal.hypothesis),
-        changes=tuple(_change(ledger, proposal, o) for o in proposal.operations),
+        changes=tuple(_change(ledger, proposal, o, names) for o in proposal.operations),
         rejection=wording.one_line(proposal.rejection),
     )
 
 
-def _change(ledger: Ledger, proposal: Proposal, operation: Operation) -> Change:
+def _change(
+    ledger: Ledger, proposal: Proposal, operation: Operation, names: Mapping[str, str]
+) -> Change:
     texts = operation.texts or _texts(ledger, proposal, operation.instruction_ids)
     source = operation.source_program_id
     return Change(
         kind=operation.kind,
         text=wording.one_line(" / ".join(texts)),
-        where_from=_name(ledger, source) if source else "",
+        where_from=names.get(source, source),
         hypothesis=wording.one_line(operation.hypothesis),
     )
 
@@ -231,13 +236,9 @@ def _texts(ledger: Ledger, proposal: Proposal, ids: Sequence[str]) -> list[str]:
     return [known.get(each, each) for each in ids]
 
 
-def _name(ledger: Ledger, program_id: str) -> str:
-    return ledger.program(program_id)[0]
-
-
 def _quoted(change: Change) -> str:
     source = f" (from {change.where_from})" if change.where_from else ""
-    return f'"{wording.visible(change.text)}"{source}'
+    return f'"{change.text}"{source}'
 
 
 def _finding(duel: Duel) -> str:
@@ -247,14 +248,20 @@ def _finding(duel: Duel) -> str:
     return f"{against}: {gain} mbpb ({runs} in the same round)."
 
 
-def _unknown(duels: Sequence[Duel]) -> list[str]:
+def _unknown(duels: Sequence[Duel], rounds: Sequence[Round]) -> list[str]:
     found = [_open_question(d) for d in duels if not _settled(d)]
+    together = any(len(r.changes) > 1 for each in rounds[-2:-1] for r in each.rewrites)
+    if duels and together:
+        found.append(
+            "Which of the changes made any difference: they came together. Only runs with and "
+            "without single instructions tell."
+        )
+    track = rounds[-1].leaderboard.tournament.track
+    with_what = wording.OFFLINE if track.researcher == "catalog" else track.researcher
     return [
         *found,
-        "Which of the changes made the difference: they came together. Only runs with and without "
-        "single instructions tell.",
-        "Whether any of it holds on another track, another night or with a language model: these "
-        "are one machine's runs with the offline catalogue.",
+        "Whether any of it holds on another track, another night or with another researcher: "
+        f"these are one machine's runs ({with_what}).",
     ]
 
 
@@ -264,6 +271,8 @@ def _settled(duel: Duel) -> bool:
 
 def _open_question(duel: Duel) -> str:
     which = f"Whether {duel.challenger} is better than {duel.base}: "
+    if duel.ci_low is None:
+        return f"{which}without repeated runs that differ nobody knows how much of it is luck."
     if duel.runs_to_settle is None:
         return f"{which}these data show no difference worth chasing."
     runs = wording.count(duel.runs_to_settle, "run")

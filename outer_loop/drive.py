@@ -18,6 +18,7 @@ from rich.console import Console
 
 from analysis.wording import OFFLINE, clock_budget, count
 from inner_loop.data import prepare_data
+from inner_loop.errors import UserError
 from inner_loop.faults import preflight
 from inner_loop.home import Home, utc_now
 from inner_loop.ledger import Ledger
@@ -73,6 +74,10 @@ def drive(
     """
     slots = slots or default_slots(track)
     admitted = admit([program_path(p, home) for p in programs] if programs else shipped_programs())
+    if rounds > 1 and all(each.entrant.role == "control" for each in admitted):
+        raise UserError(
+            "Rounds need at least one program that is no control, to be rewritten; add one."
+        )
     make_researcher(track.researcher, track.model)
     home.make()
     with home.driver_lock():
@@ -84,6 +89,7 @@ def drive(
         plan = make_plan(here, admitted, replicates=replicates, seed=seed)
         record_plan(ledger, plan, admitted, utc_now)
         _run(home, ledger, repository, plan, data.name, slots)
+        page = write_report(home, ledger, plan)
         for number in range(2, rounds + 1):
             following = next_round(ledger, plan, number, utc_now)
             _tell_rewrite(ledger, plan, number)
@@ -93,7 +99,7 @@ def drive(
             ledger.add_round(following[0].id, plan.id)
             plan = following[0]
             _run(home, ledger, repository, plan, data.name, slots)
-        page = write_report(home, ledger, plan)
+            page = write_report(home, ledger, plan)
         _finish(ledger, plan, page)
         repository.close()
         ledger.close()

@@ -39,7 +39,7 @@ def next_round(
     if not accepted:
         return None
     field = [known(ledger, plan, entrant) for entrant in stayers(ledger, plan)]
-    taken = {each.entrant.name for each in field}
+    taken = {e.name for each in ledger.series(plan.id) for e in each.entrants}
     field[1:1] = [_challenger(p, _free_name(f"challenger-{number}", taken)) for p in accepted]
     seed = derive_seed(plan.seed, "round", number)
     return make_plan(plan.track, field, replicates=plan.replicates, seed=seed), field

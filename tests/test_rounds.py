@@ -111,3 +111,18 @@ def test_two_real_rounds_end_in_one_story_and_the_same_command_repeats_nothing(
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("Already complete") == 2
     assert before == sum(len(ledger.experiments(r.id)) for t in series for r in ledger.runs(t.id))
+
+
+def test_rounds_of_controls_alone_are_refused_before_anything_is_spent(
+    cli: Cli, home: Home
+) -> None:
+    done = cli("tournament", "stock", "one-line", "--track", str(QUICK), "--rounds", "2")
+    assert done.returncode == 2
+    assert "no control" in done.stderr
+
+
+def test_a_challenger_never_takes_a_name_of_the_series(ledger: Ledger) -> None:
+    plan = field(ledger, {"beta": (0.3, 0.32, 0.31), "challenger-2": (0.0, 0.01, 0.0)})
+    following = next_round(ledger, plan, 2, lambda: AT)
+    assert following is not None
+    assert [e.name for e in following[0].entrants] == ["beta", "challenger-2b"]

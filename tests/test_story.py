@@ -130,6 +130,17 @@ def test_a_difference_that_may_be_none_is_named_as_unknown(ledger: Ledger) -> No
     assert any("runs of each would settle" in line for line in story.unknown)
 
 
+def test_single_runs_are_said_to_show_nothing_rather_than_no_difference(ledger: Ledger) -> None:
+    first = field(ledger, "first", {"alpha": (0.1,), "one-line": (0.0,)})
+    ledger.add_proposals(first.id, [proposal("alpha", "challenger-2")], AT)
+    second = field(ledger, "second", {"alpha": (0.1,), "challenger-2": (0.5,)})
+    ledger.add_round(second.id, first.id)
+    story = story_of(ledger, second)
+    assert story is not None
+    assert "nobody knows how much of it is luck" in story.unknown[0]
+    assert any("came together" in line for line in story.unknown)
+
+
 def test_a_refused_rewrite_is_told_with_its_reason_and_has_no_duel(ledger: Ledger) -> None:
     first = field(ledger, "first", {"alpha": (0.1, 0.2), "one-line": (0.0,)})
     ledger.add_proposals(first.id, [proposal("alpha", "challenger-2", "equals alpha.")], AT)
