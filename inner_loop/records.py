@@ -205,10 +205,9 @@ class Track(Record):
 
 
 class Edit(Record):
-    """One SEARCH/REPLACE block against train.py."""
+    """One SEARCH/REPLACE block; the searched text occurs exactly once in train.py."""
 
     search: str
-    """Text that occurs exactly once in train.py."""
     replace: str
 
 

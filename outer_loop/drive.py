@@ -37,7 +37,6 @@ from outer_loop.plan import (
 )
 from outer_loop.pool import program_path
 from outer_loop.progress import Reporter
-from outer_loop.rounds import next_round
 from outer_loop.tournament import conduct, record_plan
 
 INTERRUPTED = 130
@@ -91,6 +90,8 @@ def drive(
         _run(home, ledger, repository, plan, data.name, slots)
         page = write_report(home, ledger, plan)
         for number in range(2, rounds + 1):
+            from outer_loop.rounds import next_round  # numpy and scipy: not before they are needed
+
             following = next_round(ledger, plan, number, utc_now)
             _tell_rewrite(ledger, plan, number)
             if following is None:

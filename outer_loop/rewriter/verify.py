@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
@@ -18,11 +17,10 @@ from inner_loop.program import MAX_PROGRAM_BYTES, parse_program, split_lines
 from inner_loop.proposal import Operation, Proposal
 from inner_loop.records import Program
 from inner_loop.roles import role_of_units
+from outer_loop.door_text import invisible
 from outer_loop.rewriter.apply import apply, checked_text
 from outer_loop.rewriter.surgery import RewriteRefused, alone
 
-_LINE_ENDS_AND_TABS = "\t\n\r"
-_DIRECTION = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
 _MARKER = re.compile(r"^([ \t>]*)(?:(?:\d{1,9}[.)]|[-*+])[ \t]+)+")
 _FENCE = re.compile(r"(```|~~~)[^\n]*\n.*\n\1\s*", re.DOTALL)
 _ERROR = re.compile(
@@ -94,10 +92,10 @@ def _reads_like_an_error(text: str) -> bool:
 
 
 def _control_character(base: str, text: str) -> str:
+    """What the door would refuse, unless the base has it too."""
     for number, line in enumerate(split_lines(text), start=1):
-        for character in line:
-            hidden = unicodedata.category(character) == "Cc" or character in _DIRECTION
-            if hidden and character not in _LINE_ENDS_AND_TABS and character not in base:
+        for before, character, after in zip(f" {line}", line, f"{line[1:]} ", strict=False):
+            if character not in base and invisible(character, before, after):
                 return f"Line {number} of the rewrite has the control character {character!a}."
     return ""
 
