@@ -77,6 +77,8 @@ class Catalog:
 def choose(brief: Brief) -> Move:
     """The program's verdict, a rerun or a step back if it asks for one, else an edit."""
     policy = read_policy(brief.program)
+    if not brief.experiments_left:
+        return verdict(brief, policy) or Move(kind="close")
     if not brief.repair:
         if move := verdict(brief, policy):
             return move

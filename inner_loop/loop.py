@@ -8,6 +8,7 @@ Does not own: the keep rule (`position.py`), the choke point (`experiment.py`), 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,7 @@ class Session:
             self._settle()
             if move.kind in ("edit", "rerun"):
                 await self._try(move)
+        await self._ask_about_the_last()
         self._settle(run_has_ended=True)
         await self._confirm()
         self._close(reason)
@@ -71,6 +73,22 @@ class Session:
             move = move.model_copy(
                 update={"kind": "unusable", "description": problem, "edits": (), "commit": None}
             )
+        return self._record(move)
+
+    async def _ask_about_the_last(self) -> None:
+        """The last experiment has the program's verdict like any other; nothing more is tried."""
+        ledger, budget = self.desk.ledger, self.desk.track.budget
+        is_due = len(self._moves()) in ledger.move_numbers(self.run.id).values()
+        if not is_due or self._charged()[-1].measured.search_bpb is None:
+            return
+        if exhausted(budget, ledger.spent(self.run.id), ("tokens", "usd")):
+            return
+        move = await self.researcher.next_move(self._brief(run_has_ended=True))
+        if move.kind != "return" or self._problem(move):
+            move = move.model_copy(update={"kind": "close", "edits": (), "commit": None})
+        self._record(move)
+
+    def _record(self, move: Move) -> Move:
         number = len(self._moves()) + 1
         self.desk.ledger.add_move(self.run.id, number, move, self.desk.now())
         return move
@@ -166,9 +184,10 @@ class Session:
 
     # --- what the ledger says -----------------------------------------------------------------
 
-    def _brief(self) -> Brief:
+    def _brief(self, *, run_has_ended: bool = False) -> Brief:
         position, number = self._position(), len(self._moves()) + 1
         left = self.desk.track.budget.experiments - len(position.history)
+        left = 0 if run_has_ended else left
         last = position.history[-1] if position.history else None
         return Brief(
             program=self.program,
@@ -237,9 +256,9 @@ class Session:
         os.replace(partial, path)  # noqa: PTH105  # atomic; Path.replace is the same call
 
 
-def exhausted(budget: Budget, spent: Spent) -> str:
-    """Which cap of `budget` is reached, or an empty string."""
-    for name in Budget.model_fields:
+def exhausted(budget: Budget, spent: Spent, names: Iterable[str] = Budget.model_fields) -> str:
+    """Which cap of `budget` is reached, or an empty string; `names` are the caps asked about."""
+    for name in names:
         cap = getattr(budget, name)
         if cap is not None and getattr(spent, name) >= cap:
             return f"budget ({name})"

@@ -214,8 +214,8 @@ class Edit(Record):
 class Move(Record):
     """A researcher's answer, written to the ledger before it has any effect."""
 
-    kind: Literal["edit", "rerun", "return", "unusable"]
-    """`unusable`: a reply that gave no move; it costs tokens, not GPU."""
+    kind: Literal["edit", "rerun", "return", "unusable", "close"]
+    """`unusable`: a reply that gave no move. `close`: only its verdict on the last experiment."""
     edits: tuple[Edit, ...] = ()
     """For `edit`: applied in order."""
     commit: str | None = None

@@ -41,6 +41,7 @@ class Brief(Record):
     repair: str = ""
     """Why the previous answer to this same brief could not be applied; empty on the first try."""
     experiments_left: int
+    """0: the run is over, and of the answer only a verdict on the last experiment counts."""
     move_number: int
     """Answers so far in this run plus one; a replay finds its place by it."""
     seed: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,8 @@ class Scripted:
 
     async def next_move(self, brief: Brief) -> Move:
         self.briefs.append(brief)
+        if not brief.experiments_left and len(self.briefs) > len(self.moves):
+            return Move(kind="close")
         return self.moves[len(self.briefs) - 1]
 
 
@@ -177,3 +180,55 @@ def test_no_brief_ever_shows_the_audit_shard(session: Callable[..., Session]) ->
     work(session(researcher))
     assert all(e.measured.audit_bpb is None for b in researcher.briefs for e in b.history)
     assert researcher.briefs[1].tip_bpb == pytest.approx(2.7)
+
+
+def test_the_last_experiment_has_the_programs_own_verdict_and_nothing_more_is_tried(
+    session: Callable[..., Session],
+) -> None:
+    better = edit("A = 1", "A = 222", description="better")
+    no = edit("B = 1", "B = 2222", verdict="discard", description="one more")
+    run = session(Scripted(better, no), experiments=1)
+    assert work(run) == [("better", "discard"), ("confirm", None)]
+    (row, confirmed) = run.desk.ledger.experiments(run.run.id)
+    assert row.reason == "the program's verdict"
+    assert confirmed.commit == run.desk.track.base_commit
+    assert run.desk.ledger.moves(run.run.id)[-1].kind == "close"
+
+
+def test_a_return_after_the_last_experiment_decides_what_is_confirmed(
+    session: Callable[..., Session],
+) -> None:
+    base = session(Scripted(), experiments=0).desk.track.base_commit
+    back = Move(kind="return", commit=base, description="back")
+    run = session(Scripted(edit("A = 1", "A = 222"), back), experiments=1)
+    work(run)
+    assert run.desk.ledger.experiments(run.run.id)[-1].commit == base
+
+
+def test_a_killed_run_asks_about_its_last_experiment_once(session: Callable[..., Session]) -> None:
+    class Killed(BaseException):
+        pass
+
+    first = session(Scripted(edit("A = 1", "A = 222"), Move(kind="close")), experiments=1)
+
+    def die_at_the_end(source: str) -> float:
+        if first.desk.ledger.moves(first.run.id)[-1].kind == "close":
+            raise Killed
+        return score(source)
+
+    first.desk.executor.score = die_at_the_end  # type: ignore[attr-defined]
+    with pytest.raises(Killed):
+        asyncio.run(first.work())
+    again = session(Scripted(), experiments=1)
+    assert [status for _, status in work(again)] == ["keep", None]
+    assert len(again.desk.ledger.moves(again.run.id)) == 2
+
+
+def test_a_run_without_words_left_is_not_asked_about_its_last_experiment(
+    session: Callable[..., Session],
+) -> None:
+    run = session(Scripted(edit("A = 1", "A = 222", tokens=50)), experiments=1)
+    budget = run.desk.track.budget.model_copy(update={"tokens": 50})
+    run.desk = replace(run.desk, track=run.desk.track.model_copy(update={"budget": budget}))
+    work(run)
+    assert len(run.desk.ledger.moves(run.run.id)) == 1
