@@ -40,13 +40,14 @@ class Change(Record):
 
 
 class Rewrite(Record):
-    """What a rewriter proposed from a round."""
+    """What a rewriter proposed from a round, drafted in vain, or why it proposed nothing."""
 
     base: str
     """Name of the program it started from."""
     focus: str
     hypothesis: str
     changes: tuple[Change, ...]
+    """Empty where nothing was proposed."""
     rejection: str
     """Why it was not run; empty if it was."""
 
@@ -106,7 +107,7 @@ class Round(Record):
     number: int
     leaderboard: Leaderboard
     rewrites: tuple[Rewrite, ...]
-    """What was proposed from it; empty for the last round."""
+    """What was proposed from it, refused drafts included; empty if the rewriter was not asked."""
     duels: tuple[Duel, ...]
 
 
@@ -135,14 +136,20 @@ def story_of(ledger: Ledger, tournament: Tournament) -> Story | None:
 
 
 def rewrite_lines(ledger: Ledger, tournament: Tournament) -> list[str]:
-    """What was proposed from a round, for a terminal: one line a change."""
-    lines = []
+    """What was proposed from a round, for a terminal: one line a change or refused draft."""
+    lines, refused = [], []
     for rewrite in rewrites_of(ledger, tournament):
-        fate = f"not run: {rewrite.rejection}" if rewrite.rejection else rewrite.focus
-        lines.append(f"Rewritten from {rewrite.base} ({fate})")
-        lines += [f"  {c.kind.lower()} {_quoted(c)}: {c.hypothesis}" for c in rewrite.changes]
+        if not rewrite.changes:
+            lines.append(f"Nothing new is proposed from {rewrite.base}: {rewrite.rejection}")
+        elif rewrite.rejection:
+            refused.append(f"  {rewrite.focus}: {rewrite.rejection}")
+        else:
+            lines.append(f"Rewritten from {rewrite.base} ({rewrite.focus})")
+            lines += [f"  {c.kind.lower()} {_quoted(c)}: {c.hypothesis}" for c in rewrite.changes]
+    if refused:
+        lines += [f"{wording.count(len(refused), 'refused draft')} on record:", *refused]
     lines = [wording.visible(line) for line in lines]
-    return lines or ["The rewriter has nothing new to propose from this evidence."]
+    return lines or ["The rewriter has not been asked about this evidence."]
 
 
 def rewrites_of(ledger: Ledger, tournament: Tournament) -> list[Rewrite]:
@@ -250,7 +257,8 @@ def _finding(duel: Duel) -> str:
 
 def _unknown(duels: Sequence[Duel], rounds: Sequence[Round]) -> list[str]:
     found = [_open_question(d) for d in duels if not _settled(d)]
-    together = any(len(r.changes) > 1 for each in rounds[-2:-1] for r in each.rewrites)
+    run = [r for each in rounds[-2:-1] for r in each.rewrites if not r.rejection]
+    together = any(len(r.changes) > 1 for r in run)
     if duels and together:
         found.append(
             "Which of the changes made any difference: they came together. Only runs with and "

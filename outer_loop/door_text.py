@@ -177,18 +177,26 @@ def _name(character: str) -> str:
 
 # --- texts that are no program ------------------------------------------------------------------
 
-_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})[ \t]*([\w.+-]*)[ \t]*$")
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})[ \t]*([^`\s]*)[^`]*$")
 _ERROR = re.compile(
     r"""\W{0,9}(?:
     (?:[\w.]{0,40}error|exception|fatal|failed)\b\s*[:(\[]   # Error: Reached max turns (3)
-    | traceback\ \(most\ recent\ call\ last\)
-    | (?:request\ )?timed\ out\b | (?:api\ )?rate\ limit | credit\ balance
-    | (?:i'm|i\ am)\ sorry\b | i\ (?:cannot|can't|can\ not|am\ unable|won't)\b
-    | as\ an\ ai\b | <!doctype\ html | <html\b | "?error"?\s*:
-    | (?:http/?[\d.]{0,3}\ )?(?:401\ unauth|403\ forb|404\ not|429\ too)
-    | (?:http/?[\d.]{0,3}\ )?50[0-4]\ (?:int|bad|serv|gate)
+    | (?:api|https?|(?:internal\ )?server|runtime|value|type|key|timeout|connection|authentication)
+        [ _](?:error|exception)\b(?=\s*(?:$|[:(\[\d])|\ code)
+    | error\b\s*(?:code\b:?)?\s*\d{3}\b | status\ code:?\ ?\d | too\ many\ requests
+    | traceback\ \(most\ recent | (?:null|none|undefined)\s*\Z
+    | (?:request\ )?timed\ out\b | (?:api\ )?rate[ _]?limit | credit\ balance
+    | (?:i['\u2019]m|i\ am)\ (?:(?:very|so|truly)\ )?(?:sorry|unable|not\ able)\b
+    | i\ (?:cannot|can['\u2019]t|can\ not|won['\u2019]t)\b
+    | sorry\b | (?:i\ |my\ )?apolog(?:i[sz]e|ies)\b | as\ an\ ai\b
+    | <!doctype\ html | <html\b | "?error"?\s*:
+    | (?:http[\d./]{0,5}\ )?(?:401\ unauth|403\ forb|404\ not|429\ too)
+    | (?:http[\d./]{0,5}\ )?50[0-4]\ (?:int|bad|serv|gate) | http[\d./]{0,4}\ [45]\d\d\b
     )""",
-    re.IGNORECASE | re.VERBOSE,
+    re.IGNORECASE | re.VERBOSE | re.MULTILINE,
+)
+_REPLY = re.compile(
+    r"\W{0,9}(?:here(?: is|['\u2019]s)\b|(?:sure|certainly|of course)[,!.])", re.IGNORECASE
 )
 FEW_INSTRUCTIONS = 3
 """An error message has no more; a longer text that begins like one is only noted."""
@@ -212,7 +220,11 @@ def shape_findings(program: Program) -> list[Finding]:
 
 
 def is_wrapped(program: Program) -> int | None:
-    """The line (from 1) of the fence that holds the whole text; None if there is none."""
+    """The line (from 1) of the fence that holds the whole text; None if there is none.
+
+    A fence that only opens and closes the text may be two examples with instructions in between;
+    it is one wrapper if it says that it holds Markdown, or if its end pairs with no other fence.
+    """
     lines = [(n, line) for n, line in enumerate(split_lines(program.text), start=1) if line.strip()]
     if not lines:
         return None
@@ -221,13 +233,44 @@ def is_wrapped(program: Program) -> int | None:
     if opening is None:
         return None
     only_code = len(program.instructions) <= 1
-    reply = opening[2].lower() in ("md", "markdown") and closing is not None and not closing[2]
+    ends = closing is not None and not closing[2]
+    markdown = opening[2].lower() in ("md", "markdown")
+    reply = ends and (markdown or _left_open(line for _, line in lines))
     return first if only_code or reply else None
 
 
+def _left_open(lines: Iterable[str]) -> bool:
+    """Whether a fence is open after the last of `lines`, pairing each with its end."""
+    mark = ""
+    for line in lines:
+        found = _FENCE.match(line.removeprefix("\ufeff").rstrip())
+        if found and not mark:
+            mark = found[1]
+        elif found and found[1].startswith(mark) and not found[2]:
+            mark = ""
+    return bool(mark)
+
+
+def reads_like_an_error(text: str) -> bool:
+    """Whether a text opens as an error message or a refusal does."""
+    return _ERROR.match(_opening(text)) is not None
+
+
+def reads_like_a_reply(text: str) -> bool:
+    """Whether a text opens as a model's answer does that was asked for a text."""
+    return _REPLY.match(_opening(text)) is not None
+
+
+def _opening(text: str) -> str:
+    return text.removeprefix("\ufeff").lstrip()
+
+
 def _error_findings(program: Program, text: str) -> list[Finding]:
-    number, line = next((n, s) for n, s in enumerate(split_lines(text), start=1) if s.strip())
-    if not _ERROR.match(line):
+    number = next(n for n, s in enumerate(split_lines(text), start=1) if s.strip())
+    if reads_like_a_reply(text):
+        words = f"Line {number} reads like the opening of a model's reply; delete it if it is one."
+        return [note("error-text", words, [number])]
+    if not reads_like_an_error(text):
         return []
     if len(program.instructions) > FEW_INSTRUCTIONS:
         words = f"Line {number} reads like an error message; check that this is what you meant."

@@ -10,7 +10,7 @@ import asyncio
 import shutil
 import signal
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ from inner_loop.faults import preflight
 from inner_loop.home import Home, utc_now
 from inner_loop.ledger import Ledger
 from inner_loop.machine import default_slots
+from inner_loop.meter import Cap, Meter
 from inner_loop.records import Tournament, Track
 from inner_loop.repo import Repository
-from inner_loop.researcher import make_researcher
-from inner_loop.tracks import load_track
+from inner_loop.researcher import Setup, make_researcher
 from outer_loop.details import write_report
 from outer_loop.plan import (
     admit,
@@ -42,17 +42,6 @@ from outer_loop.tournament import conduct, record_plan
 INTERRUPTED = 130
 
 
-def prepared_track(
-    name: str, experiments: int | None, overrides: Mapping[str, str | None]
-) -> Track:
-    """A track with a command's overrides: a derived track with its own fingerprint."""
-    track = load_track(name)
-    changes: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
-    if experiments is not None:
-        changes["budget"] = track.budget.model_copy(update={"experiments": experiments})
-    return track.model_copy(update=changes)
-
-
 def drive(
     home: Home,
     programs: Sequence[str] | None,
@@ -62,11 +51,12 @@ def drive(
     seed: int,
     slots: int | None,
     rounds: int = 1,
+    night: Cap | None = None,
 ) -> None:
     """Plan a tournament and run it to its end, or resume it; then print standings and report.
 
     With more rounds, programs are rewritten from the evidence after each, and the challengers meet
-    the leader and the controls in the next.
+    the leader and the controls in the next. `night` caps what all language models of it use.
 
     Raises:
         UserError: anything about the request that cannot work, before anything is spent.
@@ -77,7 +67,8 @@ def drive(
         raise UserError(
             "Rounds need at least one program that is no control, to be rewritten; add one."
         )
-    make_researcher(track.researcher, track.model)
+    asked = make_researcher(Setup.of(track))
+    meter = Meter(night, track.settings.concurrency)
     home.make()
     with home.driver_lock():
         preflight(track, slots)
@@ -85,21 +76,23 @@ def drive(
         ledger = home.ledger()
         data = prepare_data(track, home)
         here = on_this_machine(track, repository, data)
+        here = here.model_copy(update={"protocol": asked.protocol})
         plan = make_plan(here, admitted, replicates=replicates, seed=seed)
         record_plan(ledger, plan, admitted, utc_now)
-        _run(home, ledger, repository, plan, data.name, slots)
+        _run(home, ledger, repository, plan, data.name, slots, meter)
         page = write_report(home, ledger, plan)
         for number in range(2, rounds + 1):
             from outer_loop.rounds import next_round  # numpy and scipy: not before they are needed
 
             following = next_round(ledger, plan, number, utc_now)
-            _tell_rewrite(ledger, plan, number)
+            _tell_rewrite(ledger, plan, number, goes_on=following is not None)
             if following is None:
+                page = write_report(home, ledger, plan)  # again, with why nothing follows
                 break
             record_plan(ledger, following[0], following[1], utc_now)
             ledger.add_round(following[0].id, plan.id)
             plan = following[0]
-            _run(home, ledger, repository, plan, data.name, slots)
+            _run(home, ledger, repository, plan, data.name, slots, meter)
             page = write_report(home, ledger, plan)
         _finish(ledger, plan, page)
         repository.close()
@@ -107,7 +100,13 @@ def drive(
 
 
 def _run(
-    home: Home, ledger: Ledger, repository: Repository, plan: Tournament, data: str, slots: int
+    home: Home,
+    ledger: Ledger,
+    repository: Repository,
+    plan: Tournament,
+    data: str,
+    slots: int,
+    meter: Meter,
 ) -> None:
     console = Console()
     done, total = _finished_trainings(ledger, plan), trainings(plan)
@@ -125,6 +124,8 @@ def _run(
         slots=slots,
         now=utc_now,
         on_experiment=reporter.experiment,
+        meter=meter,
+        tell=reporter.tell,
     )
     with reporter.showing():
         _run_until_stopped(work)
@@ -168,14 +169,16 @@ def researcher_label(track: Track) -> str:
     return f"{track.researcher} {track.model or ''}".strip()
 
 
-def _tell_rewrite(ledger: Ledger, plan: Tournament, number: int) -> None:
-    """The standings of a round that is done, and what the rewriter made of them."""
+def _tell_rewrite(ledger: Ledger, plan: Tournament, number: int, *, goes_on: bool) -> None:
+    """The standings of a round that is not the last, and what the rewriter made of them."""
     from analysis.leaderboard import leaderboard
     from analysis.story import rewrite_lines
     from analysis.terminal import leaderboard_table
 
-    Console().print(leaderboard_table(leaderboard(ledger, plan)))
-    print(f"Round {number}.", *rewrite_lines(ledger, plan), sep="\n")
+    if goes_on:
+        Console().print(leaderboard_table(leaderboard(ledger, plan)))
+    title = f"Round {number}." if goes_on else f"There is no round {number}."
+    print(title, *rewrite_lines(ledger, plan), sep="\n")
 
 
 def _finish(ledger: Ledger, plan: Tournament, page: Path) -> None:

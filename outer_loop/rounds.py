@@ -18,12 +18,12 @@ from analysis.story import Leader, Survivor
 from inner_loop.errors import UserError
 from inner_loop.ledger import Ledger
 from inner_loop.program import Card, parse_program
-from inner_loop.proposal import Evidence, Proposal
+from inner_loop.proposal import Evidence, Proposal, proposal_id
 from inner_loop.records import Entrant, Program, Tournament, derive_seed
 from outer_loop.plan import Admitted, admit_program, make_plan
-from outer_loop.rewriter.offline import beliefs, differences, propose
+from outer_loop.rewriter.offline import REWRITER, beliefs, consider, differences
 
-REWRITER = "offline rewriter"
+AUTHOR = "offline rewriter"
 
 
 def next_round(
@@ -46,7 +46,11 @@ def next_round(
 
 
 def proposals_from(ledger: Ledger, plan: Tournament, now: Callable[[], str]) -> list[Proposal]:
-    """What the rewriter proposes from a tournament; asked once, then read from the ledger."""
+    """What the rewriter answers to a tournament; asked once, then read from the ledger.
+
+    What may run comes first, or, where nothing is proposed, one record without operations that
+    says why; then the drafts that were refused.
+    """
     stored = ledger.proposals(plan.id)
     if not stored:
         stored = _ask(ledger, plan)
@@ -56,12 +60,34 @@ def proposals_from(ledger: Ledger, plan: Tournament, now: Callable[[], str]) -> 
 
 def _ask(ledger: Ledger, plan: Tournament) -> list[Proposal]:
     series = ledger.series(plan.id)
-    return propose(
+    base = leader(ledger, plan)
+    outcome = consider(
         pool=pool(ledger, series),
         evidence=evidence(ledger, series),
-        champion_id=leader(ledger, plan).program_id,
+        champion_id=base.program_id,
         earlier={program_id for program_id, _ in ledger.programs()},
         rng=Random(derive_seed(plan.seed, plan.id, "rewrite")),
+    )
+    # a kill between two rows leaves the first ones, and those decide who meets next
+    first = outcome.proposals or [
+        _nothing(program(ledger, base.program_id, base.name), outcome.reason)
+    ]
+    return [*first, *outcome.refused]
+
+
+def _nothing(base: Program, reason: str) -> Proposal:
+    """The answer that nothing is proposed, for whoever reads the ledger later."""
+    return Proposal(
+        id=proposal_id(base.id, ()),
+        rewriter=REWRITER,
+        base_program_id=base.id,
+        parents=(base.id,),
+        operations=(),
+        focus="nothing new",
+        hypothesis=reason,
+        text=base.text,
+        program_id=base.id,
+        rejection=reason,
     )
 
 
@@ -172,7 +198,7 @@ def known(ledger: Ledger, plan: Tournament, entrant: Entrant) -> Admitted:
 
 
 def _challenger(proposal: Proposal, name: str) -> Admitted:
-    card = Card(author=REWRITER, name=name, note=proposal.focus)
+    card = Card(author=AUTHOR, name=name, note=proposal.focus)
     return admit_program(parse_program(proposal.text.encode("utf-8"), name), card)
 
 

@@ -17,6 +17,7 @@ from inner_loop.program import MAX_PROGRAM_BYTES, parse_program, read_program, s
 from inner_loop.proposal import Operation, Proposal, proposal_id
 from inner_loop.records import Program
 from inner_loop.roles import role_of_units
+from outer_loop.door_text import shape_findings
 from outer_loop.rewriter.apply import apply, apply_one
 from outer_loop.rewriter.surgery import RewriteRefused
 from outer_loop.rewriter.verify import rejection, verified
@@ -220,7 +221,7 @@ RIGHTLY = re.compile(
     r"loses the contract|from (?:contract|gate|strategy) into|contract instructions\.$"
     r"|would change the contract|wording of the contract"
     r"|lose the gate|changes nothing|is empty|no instruction|control character|code fence"
-    r"|reads like an error|no operation puts"
+    r"|reads like an error|no operation puts|would change the gate|writes strategy only"
 )
 
 
@@ -362,6 +363,8 @@ def test_an_honest_rewrite_passes() -> None:
         ("Error code: 429 - rate limit reached\n", "reads like an error message"),
         ("I'm sorry, but I can't help with that.\n", "reads like an error message"),
         ("<!DOCTYPE html><html>502</html>\n", "reads like an error message"),
+        ("API Error 529\n\n- Try again.\n", "reads like an error message"),
+        (f"~~~\n{DROPPED}\n```sh\nls\n```\n~~~\n", "wrapped in one code fence"),
         ("# T\n", "holds no instruction"),
         (BASE.text, "changes nothing"),
         (DROPPED.replace("Minimise val_bpb.", "Be quick."), "loses the contract instruction"),
@@ -389,12 +392,98 @@ def test_an_earlier_program_is_not_run_again() -> None:
     assert "equals an earlier program" in why(DROPPED, earlier=(parse(DROPPED).id,))
 
 
-def test_a_gate_may_be_reworded_and_not_lost() -> None:
+def test_a_gate_may_move_and_be_neither_reworded_nor_lost() -> None:
     never = one("Never stop.")
     text = BASE.text.replace("\n## End\n\nNever stop.\n", "")
     assert "REMOVE would lose the gate instruction" in why(text, [op("REMOVE", never)])
-    reworded = BASE.text.replace("Never stop.", "Do not stop early.")
-    assert why(reworded, [op("EDIT", never, texts=["Do not stop early."])]) == ""
+    for words in ("Do not stop early.", "Stop when you like."):
+        edit = op("EDIT", never, texts=[words])
+        reason = f"EDIT would change the gate instruction {never} (keeps the loop going)."
+        if words.startswith("Do not"):
+            assert why(apply(BASE, [edit]).text, [edit]) == reason
+        else:
+            assert never in why(apply(BASE, [edit]).text, [edit])
+    move = op("MOVE", never, after=one("Look back."))
+    assert why(apply(BASE, [move]).text, [move]) == ""
+
+
+RULES = ("Never stop.", "Stop when a run crashes.", "Edit prepare.py too.", "Minimise the loss.")
+
+
+@given(st.sampled_from(RULES), st.sampled_from(["ADD", "EDIT", "MERGE", "SPLIT"]), st.booleans())
+def test_a_rewriter_writes_no_rule_even_where_the_author_vouches(
+    text: str, kind: str, vouched: bool
+) -> None:
+    comment = "<!-- role: strategy -->\n" if vouched else ""
+    base = parse(f"{comment}## Ideas\n\n- Be bold.\n- Go wide.\n- Look back.\n")
+    old = ids(base)[: {"ADD": 0, "MERGE": 2}.get(kind, 1)]
+    texts = [text, "Go deep."] if kind == "SPLIT" else [text]
+    operation = op(kind, *old, texts=texts, section="Ideas" if kind == "ADD" else "")
+    reason = rejection(base, [operation], apply(base, [operation]).text)
+    assert reason.startswith(f"{kind} would write the ")
+    assert one(text) in reason
+    assert reason.endswith("a rewriter writes strategy only.")
+
+
+def test_what_stands_under_a_contract_heading_is_no_strategy_either() -> None:
+    base = parse("# T\n\n## Setup\n\n- Read it all.\n\n## Ideas\n\n- Be bold.\n")
+    operation = op("ADD", texts=["Go wide."], after=one("Read it all."))
+    reason = rejection(base, [operation], apply(base, [operation]).text)
+    wide = one("Go wide.")
+    assert reason == (
+        f"ADD would write the contract instruction {wide} (section 'Setup'); a rewriter writes "
+        "strategy only."
+    )
+
+
+def test_a_rewriter_opens_no_section_that_reads_as_a_rule() -> None:
+    for title, reads in (("Edit prepare.py too", "as contract"), ("Never stop", "as gate")):
+        operation = op("ADD", texts=["More."], section=f"T / {title}")
+        reason = why(apply(BASE, [operation]).text, [operation])
+        assert reason.startswith(f"The rewrite opens the section {title!r}, which reads {reads}")
+    fine = op("ADD", texts=["More."], section="T / Strategy")
+    assert why(apply(BASE, [fine]).text, [fine]) == ""
+
+
+ANSWERS = ("Error code: 429", "API Error 529", "Type error: x", "I\u2019m unable to help.", "null")
+
+
+@pytest.mark.parametrize("text", ANSWERS)
+def test_door_and_rewriter_know_the_same_error_messages(text: str) -> None:
+    assert [f.severity for f in shape_findings(parse(text))] == ["refused"]
+    assert "reads like an error message" in why(text)
+
+
+def test_a_reply_s_opening_is_refused_of_a_rewriter_and_noted_of_an_author() -> None:
+    text = "Here's the plan: try wider layers.\n"
+    assert [f.severity for f in shape_findings(parse(text))] == ["note"]
+    assert "or an answer" in why(text)
+
+
+WRAPPED = (
+    "~~~\n# P\n\n- go\n\n```sh\nls\n```\n\n- on\n~~~\n",
+    "```\n# P\n\n- go\n\n```sh\nls\n```\n\n- on\n```\n",
+    "```text a plan\n# P\n\n- go\n```\n",
+)
+
+
+@pytest.mark.parametrize("text", WRAPPED)
+def test_door_and_rewriter_know_the_same_wrappers(text: str) -> None:
+    assert [f.code for f in shape_findings(parse(text))] == ["fence"]
+    assert "wrapped in one code fence" in why(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```\na\n```\n\n- Go wide.\n- Be bold.\n\n```\nb\n```\n",
+        "# Error analysis\n\nLook at the errors.\n",
+        "None of the knobs is free.\n",
+        "Exceptions prove the rule.\n",
+    ],
+)
+def test_what_only_resembles_a_wrapper_or_an_error_is_neither(text: str) -> None:
+    assert shape_findings(parse(text)) == []
 
 
 CONTRACT = parse(

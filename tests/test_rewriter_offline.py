@@ -17,15 +17,15 @@ from rewriter_world import SENTENCES, World, one_edit, program_of, recombine
 from scipy import stats
 
 from inner_loop.program import parse_program, read_program
-from inner_loop.proposal import Evidence
+from inner_loop.proposal import Evidence, Proposal
 from inner_loop.records import Program
 from inner_loop.roles import role_of_units
 from outer_loop.rewriter.apply import apply
 from outer_loop.rewriter.offline import (
     MAX_CHANGES,
+    MAX_REFUSED,
     beliefs,
     consider,
-    propose,
 )
 from outer_loop.rewriter.pool import gather, same_wording, strategy_units
 from outer_loop.rewriter.thompson import Belief, estimated_noise, fit
@@ -49,6 +49,17 @@ def rows(gains: dict[str, list[float]]) -> list[Evidence]:
 def some_evidence(seed: int = 0) -> list[Evidence]:
     draw = Random(seed)
     return rows({p.id: [draw.gauss(5 * i, 4) for _ in range(3)] for i, p in enumerate(SHIPPED)})
+
+
+def proposed(
+    pool: list[Program],
+    evidence: list[Evidence],
+    champion: str,
+    earlier: list[str],
+    rng: Random,
+    challengers: int = 1,
+) -> list[Proposal]:
+    return consider(pool, evidence, champion, earlier, rng, challengers).proposals
 
 
 # --- the model --------------------------------------------------------------------------------
@@ -236,16 +247,16 @@ def test_proposals_verify_and_keep_all_that_is_no_strategy(base: Program) -> Non
 
 def test_the_same_arguments_give_the_same_proposals() -> None:
     one, two = (
-        propose(SHIPPED, some_evidence(), SHIPPED[2].id, [], Random("x"), 3) for _ in range(2)
+        proposed(SHIPPED, some_evidence(), SHIPPED[2].id, [], Random("x"), 3) for _ in range(2)
     )
     assert one == two
-    assert propose(SHIPPED, some_evidence(), SHIPPED[2].id, [], Random("y"), 3) != one
+    assert proposed(SHIPPED, some_evidence(), SHIPPED[2].id, [], Random("y"), 3) != one
 
 
 def test_single_changes_drop_take_up_and_move() -> None:
     draw, kinds = Random(0), set[tuple[str, ...]]()
     for _ in range(3):
-        for proposal in propose(SHIPPED, some_evidence(), SHIPPED[2].id, [], draw, 12):
+        for proposal in proposed(SHIPPED, some_evidence(), SHIPPED[2].id, [], draw, 12):
             kinds.add(tuple(op.kind for op in proposal.operations))
     assert {("ADD",), ("REMOVE",), ("MOVE",)} <= kinds
 
@@ -269,7 +280,7 @@ def test_near_duplicates_are_not_added() -> None:
     base = parse_program(b"# T\n\n- Try wider layers first, then deeper ones.\n", "base")
     other = parse_program(b"- Try wider layers first; then deeper ones!\n- Be bold.\n", "other")
     for seed in range(6):
-        for proposal in propose([base, other], [], base.id, [], Random(seed), 2):
+        for proposal in proposed([base, other], [], base.id, [], Random(seed), 2):
             assert "deeper ones!" not in proposal.text
 
 
@@ -278,7 +289,7 @@ def test_what_makes_no_sense_elsewhere_stays_at_home() -> None:
     text = "## Do not touch\n\n- the schedule\n\n## Ideas\n\n- Repeat the list above.\n- Go wide.\n"
     other = parse_program(text.encode(), "other")
     for seed in range(6):
-        for proposal in propose([base, other], [], base.id, [], Random(seed), 2):
+        for proposal in proposed([base, other], [], base.id, [], Random(seed), 2):
             assert "schedule" not in proposal.text
             assert "above" not in proposal.text
 
@@ -288,7 +299,7 @@ def test_a_list_that_is_gone_takes_its_introduction_along() -> None:
     base = parse_program(f"# T\n\n{parts}## Also\n\n- Be bold.\n".encode(), "base")
     better = parse_program(b"# U\n\n## Also\n\n- Be bold.\n- Go wide.\n", "better")
     gains = rows({base.id: [0.0] * 4, better.id: [60.0, 61.0, 60.0, 61.0]})
-    found = propose([base, better], gains, base.id, [], Random(0), 3)
+    found = proposed([base, better], gains, base.id, [], Random(0), 3)
     assert "# T\n\n## Also\n\n- Be bold.\n- Go wide.\n" in [p.text for p in found]
     assert all(("norms" in p.text or "heads" in p.text) == ("each part" in p.text) for p in found)
 
@@ -299,11 +310,36 @@ def test_nothing_new_is_an_empty_list_with_a_reason() -> None:
     assert outcome.proposals == []
     assert "no strategy instruction" in outcome.reason
     small = parse_program(b"- Be bold.\n- Go wide.\n", "small")
-    every = [propose([small], [], small.id, [], Random(i), 1) for i in range(12)]
+    every = [proposed([small], [], small.id, [], Random(i), 1) for i in range(12)]
     known = [p.program_id for found in every for p in found]
     outcome = consider([small], [], small.id, known, Random(0))
     assert outcome.proposals == []
     assert "gave too few that are new" in outcome.reason
+    assert [p.rejection for p in outcome.refused] == [
+        f"The rewrite equals an earlier program ({p.program_id})." for p in outcome.refused
+    ]
+    assert {p.program_id for p in outcome.refused} <= set(known)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_refused_drafts_are_few_different_and_none_of_those_proposed(seed: int) -> None:
+    small = parse_program("".join(f"- {s}\n" for s in SENTENCES[:3]).encode(), "small")
+    found = consider([small], [], small.id, [], Random(seed), 9)
+    assert 0 < len(found.refused) <= MAX_REFUSED
+    assert len({(p.rejection, p.program_id) for p in found.refused}) == len(found.refused)
+    assert not {p.id for p in found.refused} & {p.id for p in found.proposals}
+    earlier = [p.program_id for p in found.proposals]
+    for each in found.refused:
+        assert each.rejection == rejection(small, each.operations, each.text, earlier)
+
+
+def test_a_text_that_only_its_author_calls_strategy_stays_at_home() -> None:
+    base = parse_program(b"<!-- role: strategy -->\n# T\n\n- Be bold.\n- Look back.\n", "base")
+    text = b"<!-- role: strategy -->\n# U\n\n- Never stop.\n- Edit prepare.py too.\n- Go wide.\n"
+    other = parse_program(text, "other")
+    found = [p for s in range(6) for p in proposed([base, other], [], base.id, [], Random(s), 2)]
+    assert any("Go wide." in p.text for p in found)
+    assert not any("Never stop." in p.text or "prepare.py" in p.text for p in found)
 
 
 def test_runs_of_programs_outside_the_pool_are_left_out() -> None:
@@ -313,7 +349,7 @@ def test_runs_of_programs_outside_the_pool_are_left_out() -> None:
 
 def test_a_champion_who_is_not_in_the_pool_is_an_error() -> None:
     with pytest.raises(KeyError):
-        propose(SHIPPED, [], "nobody", [], Random(0))
+        proposed(SHIPPED, [], "nobody", [], Random(0))
 
 
 # --- words ------------------------------------------------------------------------------------

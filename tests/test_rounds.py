@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from analysis.story import rewrite_lines
 from inner_loop.errors import UserError
 from inner_loop.home import Home
 from inner_loop.ledger import Ledger
 from inner_loop.records import Tournament
-from outer_loop.rounds import leader, leaders, next_round, stayers, survivors
+from outer_loop.rewriter.offline import consider
+from outer_loop.rounds import leader, leaders, next_round, program, stayers, survivors
 from tests.conftest import QUICK, Cli
 from tests.ledger_fixture import (
     AT,
@@ -83,10 +86,56 @@ def test_the_same_evidence_gives_the_same_next_round_and_is_asked_once(ledger: L
     assert names == ["beta", "challenger-2", "one-line"]
     assert following.seed != plan.seed
     assert following.track == plan.track
-    (proposal,) = ledger.proposals(plan.id)
+    proposal, *refused = ledger.proposals(plan.id)
+    assert all(each.rejection for each in refused)
+    assert not proposal.rejection
     assert proposal.base_program_id == program_id("beta")
     assert admitted[1].program.id == proposal.program_id
     assert admitted[1].submission.author == "offline rewriter"
+
+
+def test_why_nothing_is_proposed_is_recorded_and_outlives_a_resume(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    plan = field(ledger, {"alpha": (0.1, 0.12)})
+    offer_all(ledger, plan)
+    assert next_round(ledger, plan, 2, lambda: AT) is None
+    nothing, *refused = ledger.proposals(plan.id)
+    assert (nothing.operations, nothing.program_id) == ((), program_id("alpha"))
+    assert "30 draws for each program" in nothing.rejection
+    assert refused
+    assert all(f"({each.program_id})" in each.rejection for each in refused)
+    first, second, *lines = rewrite_lines(ledger, plan)
+    assert first == f"Nothing new is proposed from alpha: {nothing.rejection}"
+    assert second == f"{len(refused)} refused draft{'s' * (len(refused) > 1)} on record:"
+    assert len(lines) == len(refused)
+    ledger.close()
+    again = open_ledger(tmp_path)
+    assert next_round(again, plan, 2, lambda: "later") is None
+    assert again.proposals(plan.id) == [nothing, *refused]
+    assert next_round(again, plan, 2, lambda: AT) is None
+
+
+def offer_all(ledger: Ledger, plan: Tournament) -> None:
+    """Make every program known that the rewriter can make of this field."""
+    base = program(ledger, plan.entrants[0].program_id, plan.entrants[0].name)
+    for seed in range(40):
+        for made in consider([base], [], base.id, [], Random(seed), 3).proposals:
+            ledger.add_program(made.program_id, f"known-{seed}", made.text.encode())
+
+
+def test_a_field_that_leaves_nothing_to_change_says_so(
+    cli: Cli, home: Home, tmp_path: Path
+) -> None:
+    (tmp_path / "short.md").write_text("Never stop.\n")
+    words = ["tournament", str(tmp_path / "short.md"), "--track", str(QUICK), "--rounds", "2"]
+    words += ["--replicates", "1", "--experiments", "1"]
+    env = {"METARESEARCH_HOME": str(home.root)}
+    done = cli(*words, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "There is no round 2.\nNothing new is proposed from short: The field" in done.stdout
+    page = (home.tournament(home.ledger().tournament().id) / "report.html").read_text("utf-8")
+    assert "Nothing new is proposed from short:</strong> The field has no strategy" in page
 
 
 def test_two_real_rounds_end_in_one_story_and_the_same_command_repeats_nothing(

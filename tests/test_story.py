@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from analysis.report import render_report
 from analysis.story import rewrite_lines, runs_to_settle, story_of
 from inner_loop.ledger import Ledger
 from inner_loop.proposal import Operation, Proposal, proposal_id
@@ -148,7 +149,44 @@ def test_a_refused_rewrite_is_told_with_its_reason_and_has_no_duel(ledger: Ledge
     assert story is not None
     assert story.rounds[0].rewrites[0].rejection == "equals alpha."
     assert story.rounds[0].duels == ()
-    assert "not run: equals alpha." in rewrite_lines(ledger, first)[0]
+    assert rewrite_lines(ledger, first) == [
+        "1 refused draft on record:",
+        "  fewer rules: equals alpha.",
+    ]
+    page = render_report(ledger, first)
+    assert "1 refused draft on record:" in page
+    assert "<li>fewer rules: equals alpha.</li>" in page
+
+
+def test_refused_drafts_beside_a_rewrite_change_nothing_that_is_said_of_its_run(
+    ledger: Ledger,
+) -> None:
+    first = field(ledger, "first", {"alpha": (0.1, 0.2), "one-line": (0.0,)})
+    whole = proposal("alpha", "challenger-2")
+    kept = whole.model_copy(update={"operations": whole.operations[:1]})
+    ledger.add_proposals(first.id, [kept, proposal("alpha", "alpha", "equals\nalpha.")], AT)
+    second = field(ledger, "second", GAINS)
+    ledger.add_round(second.id, first.id)
+    story = story_of(ledger, second)
+    assert story is not None
+    assert [d.challenger for d in story.rounds[-1].duels] == ["challenger-2"]
+    assert not any("came together" in line for line in story.unknown)
+    assert rewrite_lines(ledger, first)[-2:] == [
+        "1 refused draft on record:",
+        "  fewer rules: equals alpha.",
+    ]
+    assert render_report(ledger, second).count("<h4>Rewritten from alpha</h4>") == 1
+
+
+def test_why_nothing_was_proposed_is_told(ledger: Ledger) -> None:
+    first = field(ledger, "first", {"alpha": (0.1, 0.2), "one-line": (0.0,)})
+    nothing = proposal("alpha", "alpha", "All is known.").model_copy(update={"operations": ()})
+    ledger.add_proposals(first.id, [nothing], AT)
+    assert rewrite_lines(ledger, first) == ["Nothing new is proposed from alpha: All is known."]
+    page = render_report(ledger, first)
+    assert "<strong>Nothing new is proposed from alpha:</strong> All is known." in page
+    assert "refused draft" not in page
+    assert "Changes of the rewrite" not in page
 
 
 def test_the_terminals_lines_are_lines_and_show_no_control_characters(
@@ -160,7 +198,7 @@ def test_the_terminals_lines_are_lines_and_show_no_control_characters(
     assert all(line.isprintable() for line in lines)
     assert "(from one-line): it won" in lines[2]
     assert rewrite_lines(ledger, two_rounds) == [
-        "The rewriter has nothing new to propose from this evidence."
+        "The rewriter has not been asked about this evidence."
     ]
 
 

@@ -10,7 +10,7 @@ Contract and gate instructions of the champion always stay. It writes no instruc
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from outer_loop.rewriter.places import places
 from outer_loop.rewriter.pool import Pool, gather, reading, strategy_units, travels, with_text
 from outer_loop.rewriter.surgery import RewriteRefused
 from outer_loop.rewriter.thompson import Belief, Posterior, fit
-from outer_loop.rewriter.verify import verified
+from outer_loop.rewriter.verify import rule_in, verified
 from outer_loop.rewriter.words import Words
 
 REWRITER = "offline"
@@ -36,26 +36,19 @@ MAX_STRATEGY = 40
 SINGLE_SHARE = 0.25
 """Share of proposals that change one instruction only."""
 TRIES = 30
+MAX_REFUSED = 5
+"""Refused drafts that are kept: enough to see what goes wrong."""
 
 
 class Outcome(NamedTuple):
     """What the rewriter proposes, or why it proposes nothing."""
 
     proposals: list[Proposal]
+    """Those that may run."""
     reason: str
-    """Empty where as many were found as were asked for."""
-
-
-def propose(
-    pool: Sequence[Program],
-    evidence: Sequence[Evidence],
-    champion_id: str,
-    earlier: Collection[str],
-    rng: Random,
-    challengers: int = 1,
-) -> list[Proposal]:
-    """New programs to try against the champion; each verified. `consider` also says why none."""
-    return consider(pool, evidence, champion_id, earlier, rng, challengers).proposals
+    """Why there are fewer than were asked for; empty where there are as many."""
+    refused: list[Proposal]
+    """The first `MAX_REFUSED` different drafts that may not run, each with its reason."""
 
 
 def consider(
@@ -66,7 +59,7 @@ def consider(
     rng: Random,
     challengers: int = 1,
 ) -> Outcome:
-    """The same with the reason where fewer are proposed than were asked for.
+    """New programs to try against the champion, each verified.
 
     Args:
         pool: the programs of all entrants, controls included; the champion among them.
@@ -79,14 +72,32 @@ def consider(
     composer = Composer.of(pool, evidence, champion_id)
     known = [*earlier, *composer.pool.programs]
     found: list[Proposal] = []
+    refused: list[Proposal] = []
     for _ in range(TRIES * challengers):
         if len(found) == challengers:
-            return Outcome(found, "")
-        proposal = composer.propose(rng)
-        if proposal and not (checked := verified(proposal, composer.base, known)).rejection:
+            break
+        draft = composer.propose(rng)
+        if draft is None:
+            continue
+        checked = verified(draft, composer.base, known)
+        if checked.rejection:
+            refused.append(checked)
+        else:
             found.append(checked)
             known.append(checked.program_id)
-    return Outcome(found, "" if len(found) == challengers else composer.why_nothing())
+    reason = "" if len(found) == challengers else composer.why_nothing()
+    return Outcome(found, reason, _different(refused, found))
+
+
+def _different(refused: Iterable[Proposal], found: Iterable[Proposal]) -> list[Proposal]:
+    """The first refused drafts without repetition, nor those that are proposed as well."""
+    ids = {each.id for each in found}
+    told: dict[tuple[str, str], Proposal] = {}
+    for each in refused:
+        if each.id not in ids:
+            ids.add(each.id)
+            told.setdefault((each.rejection, each.program_id), each)
+    return list(told.values())[:MAX_REFUSED]
 
 
 def beliefs(pool: Sequence[Program], evidence: Sequence[Evidence]) -> dict[str, Belief]:
@@ -311,8 +322,9 @@ def _addable(pool: Pool, base: Program) -> Iterator[tuple[str, tuple[Program, st
         if any(with_text(base.instructions, member.unit.text) for member in members):
             continue
         for member in members:
-            if (lines := travels(member)) is not None:
-                yield name, (member.program, "\n".join(lines))
+            text = "\n".join(travels(member) or ())
+            if text and rule_in(text) is None:
+                yield name, (member.program, text)
                 break
 
 

@@ -4,6 +4,10 @@ Owns: the checks between a base program and a rewrite of it, each with the exact
 neither the rewriter nor `apply`: the text is judged first for what it is, then its instructions are
 compared with the declared operations, then every byte.
 Does not own: the door that every program passes (`outer_loop.door`), or operations.
+
+A rewriter writes strategy only. A contract instruction keeps its characters and its order, a gate
+instruction keeps its words and may move, and what is written anew may read as neither. Roles are
+words, not understanding: a strategy text that contradicts a rule in other words is not noticed.
 """
 
 from __future__ import annotations
@@ -13,25 +17,16 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
+from inner_loop.outline import outline
 from inner_loop.program import MAX_PROGRAM_BYTES, parse_program, split_lines
 from inner_loop.proposal import Operation, Proposal
 from inner_loop.records import Program
-from inner_loop.roles import role_of_units
-from outer_loop.door_text import invisible
+from inner_loop.roles import UnitRole, role_of_units, roles
+from outer_loop.door_text import invisible, is_wrapped, reads_like_a_reply, reads_like_an_error
 from outer_loop.rewriter.apply import apply, checked_text
 from outer_loop.rewriter.surgery import RewriteRefused, alone
 
 _MARKER = re.compile(r"^([ \t>]*)(?:(?:\d{1,9}[.)]|[-*+])[ \t]+)+")
-_FENCE = re.compile(r"(```|~~~)[^\n]*\n.*\n\1\s*", re.DOTALL)
-_ERROR = re.compile(
-    r"\W*(?:(?:api|http|internal server|server|runtime|value|type|key|rate ?limit|timeout"
-    r"|connection|authentication)?[ _]?(?:error|exception)\b"
-    r"|traceback \(most recent|http[ /]?\d|status code|rate limit|too many requests"
-    r"|<!doctype|<html|i(?:'m| am) (?:sorry|unable|not able)"
-    r"|(?:i )?apologi[sz]e|sorry\b|i (?:cannot|can't|can not|won't)\b|as an ai\b"
-    r"|(?:here is|here's|sure[,!.]|certainly[,!.])|null\s*$|none\s*$|undefined\s*$)",
-    re.IGNORECASE,
-)
 
 
 def verified(proposal: Proposal, base: Program, earlier: Collection[str] = ()) -> Proposal:
@@ -75,11 +70,11 @@ def text_rejection(base: Program, text: str, earlier: Collection[str]) -> str:
         return "The rewrite is empty."
     if reason := _control_character(base.text, text):
         return reason
-    if _FENCE.fullmatch(text.strip() + "\n") and not _FENCE.fullmatch(base.text.strip() + "\n"):
-        return "The rewrite is wrapped in one code fence."
-    if _reads_like_an_error(text) and not _reads_like_an_error(base.text):
-        return "The rewrite reads like an error message or an answer, not like a program."
     result = parse_program(body, base.name)
+    if is_wrapped(result) and not is_wrapped(base):
+        return "The rewrite is wrapped in one code fence."
+    if _is_an_answer(text) and not _is_an_answer(base.text):
+        return "The rewrite reads like an error message or an answer, not like a program."
     if result.id == base.id:
         return "The rewrite changes nothing."
     if result.id in earlier:
@@ -87,8 +82,8 @@ def text_rejection(base: Program, text: str, earlier: Collection[str]) -> str:
     return "" if result.instructions else "The rewrite holds no instruction."
 
 
-def _reads_like_an_error(text: str) -> bool:
-    return _ERROR.match(text.removeprefix("\ufeff").lstrip()) is not None
+def _is_an_answer(text: str) -> bool:
+    return reads_like_an_error(text) or reads_like_a_reply(text)
 
 
 def _control_character(base: str, text: str) -> str:
@@ -154,11 +149,44 @@ def _lost_protected(base: Program, operations: Sequence[Operation]) -> str:
         kind = operation.kind
         for name in operation.instruction_ids:
             role = before.get(name)
-            if role and role.role == "contract" and kind not in ("ADD", "MOVE"):
-                return f"{kind} would change the contract instruction {name} ({role.reason})."
-            if role and role.role == "gate" and kind not in ("EDIT", "MOVE"):
-                return f"{kind} would lose the gate instruction {name} ({role.reason})."
+            if role and role.role != "strategy" and kind not in ("ADD", "MOVE"):
+                does = "lose" if role.role == "gate" and kind == "REMOVE" else "change"
+                return f"{kind} would {does} the {role.role} instruction {name} ({role.reason})."
     return ""
+
+
+def _wrote_a_rule(operations: Sequence[Operation], result: Program) -> str:
+    """A new text that reads as contract or gate, by its own words or where it stands."""
+    there = role_of_units(result)
+    for operation in operations:
+        for text, name in zip(operation.texts, _ids(operation.texts), strict=True):
+            role = rule_in(text) or there.get(name)
+            if role and role.role != "strategy":
+                return (
+                    f"{operation.kind} would write the {role.role} instruction {name} "
+                    f"({role.reason}); a rewriter writes strategy only."
+                )
+    return ""
+
+
+def _opened_a_rule(base: Program, result: Program) -> str:
+    """A new heading that reads as contract or gate; a researcher reads headings too."""
+    known = {heading.path for heading in outline(base).headings}
+    lines = split_lines(result.text)
+    for heading in outline(result).headings:
+        title = " ".join("".join(lines[heading.start : heading.end]).strip("# \t\r\n").split())
+        if heading.path not in known and (role := rule_in(title)):
+            return (
+                f"The rewrite opens the section {title[:60]!r}, which reads as {role.role} "
+                f"({role.reason}); a rewriter writes strategy only."
+            )
+    return ""
+
+
+def rule_in(text: str) -> UnitRole | None:
+    """The role that a text has by its words alone; None for strategy."""
+    judged = roles(parse_program(text.encode(), "text"))
+    return next((role for role in judged if role.role != "strategy"), None)
 
 
 # --- declared and done ------------------------------------------------------------------------
@@ -172,6 +200,8 @@ def _undeclared_units(base: Program, operations: Sequence[Operation], result: Pr
         expected = _expected(base, operations)
     except RewriteRefused as refusal:
         return f"An operation is not well formed: {refusal}."
+    if reason := _wrote_a_rule(operations, result) or _opened_a_rule(base, result):
+        return reason
     found = Counter(unit.id for unit in result.instructions)
     for name in expected - found:
         where = "is gone" if name in {unit.id for unit in base.instructions} else "is missing"
