@@ -6,11 +6,13 @@ staircase plot draws (search shard). Does not own: comparing programs (`leaderbo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from inner_loop.ledger import Ledger
-from inner_loop.records import Experiment, Record, Run, RunDetail, Status, Tournament
+from inner_loop.records import Experiment, Move, Record, Run, RunDetail, Status, Tournament
+from inner_loop.settings import Answers, Usage
 
 MBPB_PER_BPB = 1000.0
 CHARGED = ("edit", "rerun")
@@ -42,7 +44,8 @@ def run_details(ledger: Ledger, tournament: Tournament) -> tuple[RunDetail, ...]
     blocks = _blocks(runs, found)
     opening = tournament.track.opening_baselines
     return tuple(
-        _detail(run, found[run.id], blocks.get(run.replicate, []), opening) for run in runs
+        _detail(run, found[run.id], blocks.get(run.replicate, []), opening, ledger.moves(run.id))
+        for run in runs
     )
 
 
@@ -60,7 +63,7 @@ def run_detail(ledger: Ledger, run_id: str) -> RunDetail:
     ]
     baselines = [e for other in block for e in ledger.experiments(other.id)]
     opening = ledger.tournament(run.tournament_id).track.opening_baselines
-    return _detail(run, ledger.experiments(run_id), baselines, opening)
+    return _detail(run, ledger.experiments(run_id), baselines, opening, ledger.moves(run_id))
 
 
 def run_gain(
@@ -150,8 +153,28 @@ def _blocks(
     return blocks
 
 
+def answers(moves: Sequence[Move]) -> Answers:
+    """What a run's researcher answered, counted."""
+    kinds = Counter(move.kind for move in moves)
+    return Answers(
+        edits=kinds["edit"],
+        reruns=kinds["rerun"],
+        returns=kinds["return"],
+        unusable=kinds["unusable"],
+        failed=kinds["failed"],
+        repaired=sum(move.repaired for move in moves),
+        continued=sum(move.continued for move in moves),
+        untrusted=sum(move.untrusted for move in moves),
+        usage=sum((move.usage for move in moves), Usage()),
+    )
+
+
 def _detail(
-    run: Run, experiments: list[Experiment], block: list[Experiment], opening: int
+    run: Run,
+    experiments: list[Experiment],
+    block: list[Experiment],
+    opening: int,
+    moves: Sequence[Move],
 ) -> RunDetail:
     baselines = [e for e in block if e.kind == "baseline"]
     start = search_scores(e for e in baselines if e.index <= opening)
@@ -160,4 +183,5 @@ def _detail(
         experiments=tuple(experiments),
         baseline_search_bpb=fmean(start) if start else None,
         gain=run_gain(run, experiments, audit_scores(baselines)),
+        answers=answers(moves),
     )

@@ -134,10 +134,16 @@ def _run_caption(detail: RunDetail, noise_sd: float | None) -> str:
         gain = f"{wording.show_change(detail.gain, noise_sd)} mbpb on the audit shard"
     ended = f", {run.exit_reason}" if run.exit_reason else ""
     return (
-        f"State: {run.state}{ended}. Gain: {gain}. Baseline val_bpb on the search shard: {start}. "
+        f"State: {run.state}{ended}. Gain: {gain}. {_answers(detail)}"
+        f"Baseline val_bpb on the search shard: {start}. "
         "Confirmations and baselines show the audit shard. Gains are against the script each "
         "experiment changed, from single trainings; higher is better."
     )
+
+
+def _answers(detail: RunDetail) -> str:
+    said = wording.answers(detail.answers, detail.run.spent.experiments)
+    return f"{said} " if said else ""
 
 
 def _facts(detail: ExperimentDetail) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterable
 
 from inner_loop.records import CrashCode, Leaderboard, RunDetail, Standing, Track
+from inner_loop.settings import Answers, Settings, Usage
 
 NOT_SCORED = "not scored"
 MAX_DECIMALS = 3
@@ -140,6 +141,59 @@ def labels(board: Leaderboard, details: Iterable[RunDetail]) -> list[str]:
     """What a reader must know before any number."""
     found = [OFFLINE] if board.tournament.track.researcher == "catalog" else []
     return [*found, UNTRUSTED] if is_untrusted(details) else found
+
+
+def answers(found: Answers, experiments: int) -> str:
+    """A run's answers and what they cost, in one sentence or two; empty for a silent researcher.
+
+    Args:
+        found: the counts.
+        experiments: charged experiments of the run.
+    """
+    usage = found.usage
+    if not (usage.calls or found.failed or found.untrusted or found.unusable):
+        return ""
+    counts = [
+        f"{count(found.edits, 'edit')} applied",
+        *([count(found.reruns, "rerun")] if found.reruns else []),
+        *([count(found.returns, "return")] if found.returns else []),
+        *([f"{found.repaired} sent back for repair"] if found.repaired else []),
+        *([f"{found.continued} told to go on"] if found.continued else []),
+        *([f"{found.unusable} unusable"] if found.unusable else []),
+        *([f"{found.failed} without a reply of the service"] if found.failed else []),
+    ]
+    said = f"Answers: {', '.join(counts)}."
+    if found.untrusted:
+        said += f" {found.untrusted} of an agent that ran without a box: untrusted."
+    return f"{said} {_cost(usage, experiments)}" if usage.calls else said
+
+
+def _cost(usage: Usage, experiments: int) -> str:
+    cached = f", {usage.tokens_cached:,} of them from the cache" if usage.tokens_cached else ""
+    said = (
+        f"{count(usage.calls, 'call')}: {usage.tokens_in:,} tokens in{cached}, "
+        f"{usage.tokens_out:,} out, {dollars(usage.usd)}"
+    )
+    each = f"; {usage.tokens / experiments:,.0f} tokens an experiment" if experiments else ""
+    guess = f" ({usage.estimated} of the calls uncounted by the server, estimated)"
+    return f"{said}{each}{guess if usage.estimated else ''}."
+
+
+def asked_with(track: Track) -> str:
+    """The settings that are not the defaults, and the hash of SDK and templates."""
+    said = [
+        f"{name} {', '.join(value) if isinstance(value, tuple) else value}"
+        for name, value in track.settings.model_dump().items()
+        if value != getattr(Settings(), name)
+    ]
+    return "; ".join([*said, *([f"protocol {track.protocol}"] if track.protocol else [])])
+
+
+def dollars(usd: float | None) -> str:
+    """`$0.12`; a price that is not known says so."""
+    if usd is None:
+        return "price not known"
+    return f"${usd:.2f}" if usd >= 0.1 or not usd else f"${usd:.2g}"
 
 
 def _hidden(character: str) -> bool:

@@ -43,7 +43,7 @@ from inner_loop.catalog_weights import (
     weights,
 )
 from inner_loop.records import Edit, Move
-from inner_loop.researcher import Brief
+from inner_loop.researcher import Brief, Setup
 
 PAIRS, COMBINES = 0.4, 1 / 3
 """How often a bold program changes two things at once, and how often losers are combined."""
@@ -64,10 +64,12 @@ class Option(NamedTuple):
 
 
 class Catalog:
-    """The researcher registered as `catalog`; `model` is part of the signature and unused."""
+    """The researcher registered as `catalog`; the signature is every researcher's."""
 
-    def __init__(self, model: str | None = None) -> None:
-        self.model = model
+    protocol = ""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
 
     async def next_move(self, brief: Brief) -> Move:
         """Answer a brief; a function of the brief alone."""

@@ -343,8 +343,8 @@ class Ledger:
         return Spent(
             experiments=len(charged),
             gpu_seconds=sum(e.measured.clock_seconds for e in charged),
-            tokens=sum(m.tokens for m in moves),
-            usd=sum(m.usd for m in moves),
+            tokens=sum(m.usage.tokens for m in moves),
+            usd=sum(m.usage.usd or 0.0 for m in moves),
         )
 
     # --- integrity ----------------------------------------------------------------------------

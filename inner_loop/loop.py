@@ -8,12 +8,14 @@ Does not own: the keep rule (`position.py`), the choke point (`experiment.py`), 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from inner_loop.edits import CannotApply, apply_edits
 from inner_loop.experiment import Desk, Trial, run_experiment
+from inner_loop.meter import OutOfBudget
 from inner_loop.position import Position, fold, start
 from inner_loop.records import (
     Budget,
@@ -45,15 +47,23 @@ class Session:
     async def work(self) -> None:
         """Run, or resume, until the budget is spent; then confirm the final train.py."""
         self._open()
-        while not (reason := self._exit_reason()):
-            move = self._pending_move() or await self._next_move()
-            self._settle()
-            if move.kind in ("edit", "rerun"):
-                await self._try(move)
-        await self._ask_about_the_last()
+        reason = await self._research()
         self._settle(run_has_ended=True)
         await self._confirm()
         self._close(reason)
+
+    async def _research(self) -> str:
+        """Move after move; returns why no further one is made."""
+        try:
+            while not (reason := self._exit_reason()):
+                move = self._pending_move() or await self._next_move()
+                self._settle()
+                if move.kind in ("edit", "rerun"):
+                    await self._try(move)
+            await self._ask_about_the_last()
+        except OutOfBudget as end:
+            return self._exit_reason() or f"budget ({end})"
+        return reason
 
     # --- one step -----------------------------------------------------------------------------
 
@@ -66,7 +76,11 @@ class Session:
             first = move
             move = await self.researcher.next_move(brief.model_copy(update={"repair": problem}))
             move = move.model_copy(
-                update={"tokens": move.tokens + first.tokens, "usd": move.usd + first.usd}
+                update={
+                    "usage": first.usage + move.usage,
+                    "repaired": first.repaired + 1 + move.repaired,
+                    "continued": first.continued + move.continued,
+                }
             )
             problem = self._problem(move)
         if problem:
@@ -189,20 +203,42 @@ class Session:
         left = self.desk.track.budget.experiments - len(position.history)
         left = 0 if run_has_ended else left
         last = position.history[-1] if position.history else None
+        best = _best_keep(position.history)
         return Brief(
             program=self.program,
             train_py=self._train_py(position),
+            overturned_train_py=self._overturned(position),
             base_commit=self.desk.track.base_commit,
             tip_commit=position.tip,
             baseline_bpb=self.baseline_bpb,
             tip_bpb=position.tip_bpb,
             history=position.history,
+            last_diff=self._diff(last),
+            best_diff=self._diff(best) if best != last else "",
+            notes=self._notes(),
             facts=self._facts(left),
             last_error=last.measured.error if last else "",
             experiments_left=left,
             move_number=number,
             seed=derive_seed(self.run.seed, "move", number),
         )
+
+    def _overturned(self, position: Position) -> str:
+        """train.py at the tip that the other verdict on the last experiment would leave."""
+        last = position.history[-1] if position.history else None
+        is_open = len(self._moves()) in self.desk.ledger.move_numbers(self.run.id).values()
+        if not is_open or last is None or last.status not in ("keep", "discard"):
+            return ""
+        other: Literal["keep", "discard"] = "discard" if last.status == "keep" else "keep"
+        return self._train_py(self._position(then=Move(kind="close", verdict=other)))
+
+    def _diff(self, experiment: Experiment | None) -> str:
+        if experiment is None:
+            return ""
+        return self.desk.repository.diff(experiment.parent_commit, experiment.commit)
+
+    def _notes(self) -> str:
+        return next((m.notes for m in reversed(self._moves()) if m.notes is not None), "")
 
     def _facts(self, experiments_left: int) -> tuple[str, ...]:
         track = self.desk.track
@@ -263,6 +299,11 @@ def exhausted(budget: Budget, spent: Spent, names: Iterable[str] = Budget.model_
         if cap is not None and getattr(spent, name) >= cap:
             return f"budget ({name})"
     return ""
+
+
+def _best_keep(history: Sequence[Experiment]) -> Experiment | None:
+    kept = [e for e in history if e.status == "keep" and e.measured.search_bpb is not None]
+    return min(kept, key=lambda e: e.measured.search_bpb or 0.0, default=None)
 
 
 def _message(move: Move) -> str:

@@ -79,7 +79,7 @@ def fold(
             position = replace(position, tip=move.commit or position.tip)
         if number in caused:
             position = _after(position, caused[number], _override(moves, number))
-        elif number < len(moves) or move.kind in ("return", "unusable"):
+        elif move.kind != "failed" and (number < len(moves) or move.kind in ("return", "unusable")):
             position = replace(position, idle_moves=position.idle_moves + 1)
     return position
 

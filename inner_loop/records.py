@@ -7,11 +7,14 @@ compute. What the harness measured and what the researcher claimed never share a
 
 from __future__ import annotations
 
-import hashlib
-import json
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from inner_loop.record import Record as Record
+from inner_loop.record import content_hash as content_hash
+from inner_loop.record import derive_seed as derive_seed
+from inner_loop.settings import Answers, Settings, Usage
 
 SCHEMA_VERSION = 1
 
@@ -32,26 +35,6 @@ CrashCode = Literal[
     "no_result",  # ended without handing its model over
     "bad_logits",  # handed over logits of the wrong shape or type
 ]
-
-
-class Record(BaseModel):
-    """Base of all records: frozen, and an unknown field is an error."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-def content_hash(value: Any, *, length: int = 12) -> str:
-    """First `length` hex digits of the sha256 of `value` as canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
-
-
-def derive_seed(*parts: str | int) -> int:
-    """A 31-bit seed that depends on all `parts` and on nothing else."""
-    text = "\x1f".join(str(p) for p in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
 class Instruction(Record):
@@ -111,7 +94,7 @@ class Task(Record):
     """Tokens of the search shard that a stand-alone `evaluate_bpb` scores."""
     scored_tokens: int = Field(ge=1)
     """Tokens of a shard that the scorer scores."""
-    start: dict[str, Constant] = {}
+    start: dict[str, Constant] = Field(default={})
     """Literals of the starting train.py that differ from the shipped file, by name."""
 
     @model_validator(mode="after")
@@ -167,7 +150,7 @@ class Track(Record):
 
     name: str
     task: Task
-    start: dict[str, Constant] = {}
+    start: dict[str, Constant] = Field(default={})
     """Literals of the starting train.py on this track; they come after the task's."""
     device: Literal["cpu", "cuda", "mps"]
     """Device the run box shows to train.py."""
@@ -180,6 +163,10 @@ class Track(Record):
     """Registered researcher of the entrants, for example `catalog`."""
     model: str | None = None
     """Model name for researchers that are language models."""
+    settings: Settings = Settings()
+    """How the researcher is asked."""
+    protocol: str = ""
+    """Filled in at run time: hash of the SDK and the templates that a model is asked with."""
     budget: Budget
     """Budget of one run."""
     baselines: int = Field(ge=1)
@@ -214,8 +201,9 @@ class Edit(Record):
 class Move(Record):
     """A researcher's answer, written to the ledger before it has any effect."""
 
-    kind: Literal["edit", "rerun", "return", "unusable", "close"]
-    """`unusable`: a reply that gave no move. `close`: only its verdict on the last experiment."""
+    kind: Literal["edit", "rerun", "return", "unusable", "failed", "close"]
+    """`unusable`: a reply that gave no move. `failed`: no reply, and not the program's fault.
+    `close`: only its verdict on the last experiment counts."""
     edits: tuple[Edit, ...] = ()
     """For `edit`: applied in order."""
     commit: str | None = None
@@ -230,9 +218,16 @@ class Move(Record):
     """What kinds of change the researcher says this is."""
     verdict: Literal["keep", "discard"] | None = None
     """On the previous experiment; None = upstream's rule (keep if lower)."""
-    tokens: int = 0
-    usd: float = 0.0
-    """What the move cost: model tokens, in and out, and US dollars."""
+    notes: str | None = None
+    """The researcher's notes file from now on; None = as it was."""
+    usage: Usage = Usage()
+    """What the move cost."""
+    repaired: int = 0
+    """Replies that could not be applied and were sent back with the reason."""
+    continued: int = 0
+    """Refusals, stops and questions that were met with the standard continuation."""
+    untrusted: bool = False
+    """Whether it comes from an agent that ran without a box."""
 
 
 class Claims(Record):
@@ -387,6 +382,7 @@ class RunDetail(Record):
     """What the run started from: mean of its block's opening baselines on the search shard."""
     gain: float | None
     """Baseline minus final on the audit shard, mbpb; None until confirmed."""
+    answers: Answers = Answers()
 
 
 class ExperimentDetail(Record):

@@ -12,20 +12,22 @@ from pydantic import TypeAdapter, ValidationError
 
 from inner_loop.errors import UserError
 from inner_loop.records import Move
-from inner_loop.researcher import Brief
+from inner_loop.researcher import Brief, Setup
 
 _MOVES = TypeAdapter(tuple[Move, ...])
 
 
 class Replay:
-    """The researcher registered as `replay`; `model` is the path of a JSON list of moves.
+    """The researcher registered as `replay`; its model is the path of a JSON list of moves.
 
     Raises:
         UserError: there is no such file, or it holds something else.
     """
 
-    def __init__(self, model: str | None = None) -> None:
-        self.moves = read_moves(model)
+    protocol = ""
+
+    def __init__(self, setup: Setup) -> None:
+        self.moves = read_moves(setup.model)
 
     async def next_move(self, brief: Brief) -> Move:
         """Move number `brief.move_number` of the recording; `unusable` past its end."""

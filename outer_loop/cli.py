@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from inner_loop.errors import UserError
+from outer_loop import options as opt
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -36,87 +37,94 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Programs = Annotated[
-    list[str] | None,
-    typer.Argument(help="Program folders, files or known names. Default: all shipped ones."),
-]
-TrackName = Annotated[str, typer.Option("--track", help="Track name, or a track file (.toml).")]
-Replicates = Annotated[int, typer.Option(min=1, help="Runs of each program.")]
-Rounds = Annotated[
-    int, typer.Option(min=1, help="Rounds; programs are rewritten from the evidence in between.")
-]
-Seed = Annotated[int, typer.Option(help="Another seed is another tournament.")]
-Slots = Annotated[
-    int | None, typer.Option(min=1, help="Trainings at a time. Default: one per core or GPU.")
-]
-Experiments = Annotated[
-    int | None, typer.Option(min=0, help="Experiments per run. Default: the track's.")
-]
-ResearcherKind = Annotated[
-    str | None, typer.Option("--researcher", help="Researcher kind. Default: the track's.")
-]
-ModelName = Annotated[str | None, typer.Option("--model", help="What the researcher runs on.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-TournamentId = Annotated[str | None, typer.Option("--tournament", help="Default: the newest.")]
-
 
 @app.command()
-def demo(slots: Slots = None, seed: Seed = 0) -> None:
+def demo(slots: opt.Slots = None, seed: opt.Seed = 0) -> None:
     """Watch the whole loop offline: the shipped programs, a rewrite, a second round, the report."""
     _tournament(None, replicates=DEMO_REPLICATES, rounds=DEMO_ROUNDS, slots=slots, seed=seed)
 
 
 @app.command()
 def tournament(
-    programs: Programs = None,
-    track: TrackName = DEFAULT_TRACK,
-    replicates: Replicates = DEFAULT_REPLICATES,
-    experiments: Experiments = None,
-    researcher: ResearcherKind = None,
-    model: ModelName = None,
-    rounds: Rounds = 1,
-    seed: Seed = 0,
-    slots: Slots = None,
+    programs: opt.Programs = None,
+    track: opt.TrackName = DEFAULT_TRACK,
+    replicates: opt.Replicates = DEFAULT_REPLICATES,
+    experiments: opt.Experiments = None,
+    rounds: opt.Rounds = 1,
+    seed: opt.Seed = 0,
+    slots: opt.Slots = None,
+    researcher: opt.ResearcherKind = None,
+    model: opt.ModelName = None,
+    base_url: opt.BaseUrl = None,
+    command: opt.AgentCommand = None,
+    setting: opt.Set = None,
+    max_tokens: opt.MaxTokens = None,
+    max_usd: opt.MaxUsd = None,
+    night_tokens: opt.NightTokens = None,
+    night_usd: opt.NightUsd = None,
+    rewriter: opt.RewriterKind = "offline",
+    rewriter_model: opt.RewriterModel = None,
 ) -> None:
     """Run programs against each other at equal budget. The same command resumes where it was."""
-    overrides = {"researcher": researcher, "model": model}
     _tournament(
         programs,
         track=track,
         replicates=replicates,
         rounds=rounds,
-        experiments=experiments,
-        overrides=overrides,
         seed=seed,
         slots=slots,
+        chosen={
+            "experiments": experiments,
+            "researcher": researcher,
+            "model": model,
+            "base_url": base_url,
+            "command": command,
+            "tokens": max_tokens,
+            "usd": max_usd,
+        },
+        settings=setting,
+        night=(night_tokens, night_usd),
+        rewriter=(rewriter, rewriter_model),
     )
 
 
 @app.command()
 def run(
     program: Annotated[str, typer.Argument(help="A program's folder, file or known name.")],
-    track: TrackName = DEFAULT_TRACK,
-    experiments: Experiments = None,
-    researcher: ResearcherKind = None,
-    model: ModelName = None,
-    seed: Seed = 0,
-    slots: Slots = None,
+    track: opt.TrackName = DEFAULT_TRACK,
+    experiments: opt.Experiments = None,
+    seed: opt.Seed = 0,
+    slots: opt.Slots = None,
+    researcher: opt.ResearcherKind = None,
+    model: opt.ModelName = None,
+    base_url: opt.BaseUrl = None,
+    command: opt.AgentCommand = None,
+    setting: opt.Set = None,
+    max_tokens: opt.MaxTokens = None,
+    max_usd: opt.MaxUsd = None,
 ) -> None:
     """Run one program once: a tournament of one entrant and one replicate."""
-    overrides = {"researcher": researcher, "model": model}
     _tournament(
         [program],
         track=track,
         replicates=1,
-        experiments=experiments,
-        overrides=overrides,
         seed=seed,
         slots=slots,
+        chosen={
+            "experiments": experiments,
+            "researcher": researcher,
+            "model": model,
+            "base_url": base_url,
+            "command": command,
+            "tokens": max_tokens,
+            "usd": max_usd,
+        },
+        settings=setting,
     )
 
 
 @app.command()
-def leaderboard(tournament: TournamentId = None, as_json: AsJson = False) -> None:
+def leaderboard(tournament: opt.TournamentId = None, as_json: opt.AsJson = False) -> None:
     """Standings with n, mean gain and interval; programs the data cannot order share a rank."""
     from analysis.leaderboard import leaderboard as standings
 
@@ -134,7 +142,7 @@ def leaderboard(tournament: TournamentId = None, as_json: AsJson = False) -> Non
 def show(
     run: Annotated[str, typer.Argument(help="A run id, or a part of one that only it has.")],
     experiment: Annotated[int | None, typer.Option(help="One experiment, with its diff.")] = None,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """One run with its experiments, or one experiment with its diff, kept or discarded."""
     from outer_loop.details import experiment_detail, find_run
@@ -173,7 +181,7 @@ def keeps(
         float | None,
         typer.Option(min=1e-6, help="Noise floor: sd of one training, mbpb, if you know it."),
     ] = None,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Label each keep real, unclear or noise against a stated noise floor, with the drift."""
     from outer_loop.keeps import keeps_of
@@ -190,9 +198,9 @@ def keeps(
 @app.command()
 def report(
     program: Annotated[str | None, typer.Argument(help="Only this program's runs.")] = None,
-    tournament: TournamentId = None,
+    tournament: opt.TournamentId = None,
     output: Annotated[Path | None, typer.Option(help="Where to write the HTML page.")] = None,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Write the tournament's report as one HTML page, and print its tables."""
     from outer_loop.details import lineage_of, runs_of, write_report
@@ -222,7 +230,7 @@ def report(
 def check(
     program: Annotated[str, typer.Argument(help="A program.md, its folder, or a known name.")],
     name: Annotated[str | None, typer.Option(help="What it would be called in the pool.")] = None,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """See whether a program may enter, what the door notes, and how it reads."""
     from outer_loop.pool import check as check_program
@@ -263,7 +271,7 @@ def doctor(
     write: Annotated[
         str | None, typer.Option(help="Where --calibrate writes the track file (.toml).")
     ] = None,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """See what works on this machine, which track suits it and what to type next."""
     from outer_loop.consult import consult
@@ -293,16 +301,27 @@ def _tournament(
     track: str = DEFAULT_TRACK,
     replicates: int = DEFAULT_REPLICATES,
     rounds: int = 1,
-    experiments: int | None = None,
-    overrides: dict[str, str | None] | None = None,
     seed: int = 0,
     slots: int | None = None,
+    chosen: dict[str, Any] | None = None,
+    settings: list[str] | None = None,
+    night: tuple[int | None, float | None] = (None, None),
+    rewriter: tuple[str, str | None] = ("offline", None),
 ) -> None:
-    from outer_loop.drive import drive, prepared_track
+    from inner_loop.meter import Cap
+    from outer_loop.drive import drive
+    from outer_loop.track_choice import chosen_track
 
-    chosen = prepared_track(track, experiments, overrides or {})
-    amount = {"replicates": replicates, "rounds": rounds}
-    drive(_home(), programs, chosen, **amount, seed=seed, slots=slots)
+    drive(
+        _home(),
+        programs,
+        chosen_track(track, chosen or {}, settings or []),
+        replicates=replicates,
+        rounds=rounds,
+        seed=seed,
+        slots=slots,
+        night=Cap("night", *night),
+    )
 
 
 def _home() -> Home:

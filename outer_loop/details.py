@@ -16,6 +16,7 @@ from inner_loop.ledger import Ledger
 from inner_loop.records import ExperimentDetail, Run, Tournament
 from inner_loop.repo import Repository
 from inner_loop.tracks import TRACKS
+from outer_loop.track_choice import as_words
 
 if TYPE_CHECKING:
     from analysis.story import Lineage
@@ -120,6 +121,5 @@ def commands(ledger: Ledger, tournament: Tournament) -> list[str]:
     words += ["--track", track.name if shipped else f"{track.name}.toml"]
     words += ["--replicates", str(first.replicates)]
     words += ["--rounds", str(len(series))] if len(series) > 1 else []
-    words += ["--experiments", str(track.budget.experiments), "--seed", str(first.seed)]
-    words += ["--researcher", track.researcher] + (["--model", track.model] if track.model else [])
+    words += ["--seed", str(first.seed), *as_words(track)]
     return [shlex.join(words)]

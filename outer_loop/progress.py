@@ -63,6 +63,11 @@ class Reporter:
             self._progress.print(line)
             self._progress.update(self._task, completed=self._done)
 
+    def tell(self, line: str) -> None:
+        """Print one line that is no experiment: a wait, a service that fails."""
+        short = escape(line.removeprefix(f"{self._tournament.id}-"))
+        (self._progress or self._console).print(f"[dim]{short}[/dim]", soft_wrap=True)
+
     def line(self, e: Experiment) -> str:
         """One experiment as one line of rich markup."""
         who = escape(e.run_id.removeprefix(f"{self._tournament.id}-"))

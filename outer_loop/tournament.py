@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from statistics import fmean
 from typing import Any
@@ -24,10 +24,12 @@ from inner_loop.experiment import Desk, Trial, run_experiment
 from inner_loop.home import Home
 from inner_loop.ledger import Ledger
 from inner_loop.loop import Session
+from inner_loop.meter import Meter
 from inner_loop.program import parse_program
 from inner_loop.records import Experiment, Run, Tournament, derive_seed
 from inner_loop.repo import Commit, Repository
-from inner_loop.researcher import make_researcher
+from inner_loop.researcher import Setup, make_researcher
+from inner_loop.settings import Usage
 from outer_loop.plan import Admitted, planned_runs
 
 
@@ -54,6 +56,8 @@ async def conduct(
     slots: int,
     now: Callable[[], str],
     on_experiment: Callable[[Experiment], None],
+    meter: Meter,
+    tell: Callable[[str], None],
 ) -> None:
     """Run, or resume, a recorded tournament to its end.
 
@@ -62,6 +66,8 @@ async def conduct(
     """
     repository.remove_stale_locks()
     shutil.rmtree(home.scratch, ignore_errors=True)  # left by a killed driver
+    for run in ledger.runs(tournament.id):
+        meter.open(run.id, sum((move.usage for move in ledger.moves(run.id)), Usage()))
     executor = LocalExecutor(Site(home.cache, home.scratch), slots)
     desk = Desk(
         ledger=ledger,
@@ -75,7 +81,7 @@ async def conduct(
     )
     try:
         for block in range(tournament.replicates):
-            await Block(desk, tournament, block).conduct()
+            await Block(desk, tournament, block, meter, tell).conduct()
     finally:
         await executor.close()
 
@@ -87,6 +93,8 @@ class Block:
     desk: Desk
     tournament: Tournament
     number: int
+    meter: Meter
+    tell: Callable[[str], None]
 
     async def conduct(self) -> None:
         """Opening baselines, all runs together, closing baselines."""
@@ -137,7 +145,16 @@ class Block:
         assert run.program_id is not None
         name, body = self.desk.ledger.program(run.program_id)
         track = self.tournament.track
-        researcher = make_researcher(track.researcher, track.model)
+        folder = self.desk.folder(run)
+        setup = replace(
+            Setup.of(track),
+            run_id=run.id,
+            folder=folder,
+            worktree=folder / "worktree",
+            meter=self.meter,
+            tell=lambda line: self.tell(f"{run.id}: {line}"),
+        )
+        researcher = make_researcher(setup)
         return Session(self.desk, run, parse_program(body, name), researcher, start)
 
     def _baseline_run(self) -> Run:

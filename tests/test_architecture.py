@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("inner_loop", "analysis", "outer_loop")
 MAY_READ = {
     *("inner_loop.records", "inner_loop.proposal", "inner_loop.program", "inner_loop.ledger"),
-    "inner_loop.errors",
+    *("inner_loop.errors", "inner_loop.settings"),
 }
 HOMES = {
     "torch": {"train.py", "prepare.py"},
@@ -22,7 +22,7 @@ HOMES = {
     "openai": {"inner_loop/chat.py"},
     "sqlalchemy": {"inner_loop/ledger.py"},
     "markdown_it": {"inner_loop/program.py"},
-    "typer": {"outer_loop/cli.py"},
+    "typer": {"outer_loop/cli.py", "outer_loop/options.py"},
     "ray": {"inner_loop/ray_executor.py"},
 }
 HOME_FOLDERS = {"matplotlib": "analysis", "jinja2": "analysis", "pandas": "analysis"}

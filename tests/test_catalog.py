@@ -18,7 +18,7 @@ from inner_loop.catalog_reading import Reading, read
 from inner_loop.edits import apply_edits
 from inner_loop.program import parse_program, read_program, render
 from inner_loop.records import Experiment, Measured, Move, Status
-from inner_loop.researcher import Brief
+from inner_loop.researcher import Brief, Setup
 
 ROOT = Path(__file__).parent.parent
 RATE_KNOBS = {edit.knob for edit in EDITS if "learning-rate" in edit.categories}
@@ -376,7 +376,7 @@ def test_a_refused_answer_is_not_given_again() -> None:
 
 @functools.cache
 def _catalog() -> Catalog:
-    return Catalog("ignored")
+    return Catalog(Setup("catalog", "ignored"))
 
 
 @given(st.text(max_size=400) | st.text("-#>* \n:.neverdotuchliaghfb", max_size=200), st.integers())

@@ -11,6 +11,7 @@ from inner_loop.errors import UserError
 from inner_loop.home import REPOSITORY, Home
 from inner_loop.ledger import Ledger
 from inner_loop.records import Entrant, Experiment, Measured, Move, Run, Tournament, Track
+from inner_loop.settings import Usage
 
 AT = "2026-01-01T00:00:00+00:00"
 
@@ -82,7 +83,7 @@ def test_a_verdict_is_a_second_row_and_the_first_one_stands(ledger: Ledger) -> N
 
 def test_spending_is_summed_from_moves_and_experiments(ledger: Ledger) -> None:
     for number in (1, 2):
-        move = Move(kind="edit", tokens=10, usd=0.25)
+        move = Move(kind="edit", usage=Usage(calls=1, tokens_in=7, tokens_out=3, usd=0.25))
         ledger.add_move("T-1-one-r0", number, move, AT)
         ledger.add_experiment(an_experiment(number), AT, number)
     spent = ledger.run("T-1-one-r0").spent

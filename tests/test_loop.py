@@ -13,10 +13,12 @@ from inner_loop.execute import Job
 from inner_loop.experiment import Desk
 from inner_loop.ledger import Ledger
 from inner_loop.loop import Session
+from inner_loop.meter import OutOfBudget
 from inner_loop.program import parse_program
 from inner_loop.records import Edit, Entrant, Measured, Move, Run, Tournament, Track
 from inner_loop.repo import Repository
 from inner_loop.researcher import Brief
+from inner_loop.settings import Usage
 
 SOURCE = "A = 1\nB = 1\n"
 AT = "2026-01-01T00:00:00+00:00"
@@ -131,11 +133,14 @@ def test_an_edit_that_does_not_fit_gets_one_repair_turn_with_the_reason(
 def test_a_second_bad_answer_is_unusable_and_costs_no_training(
     session: Callable[..., Session],
 ) -> None:
-    bad, good = edit("Z = 1", "Z = 2", tokens=5), edit("A = 1", "A = 222", description="good")
+    bad, good = (
+        edit("Z = 1", "Z = 2", usage=Usage(tokens_out=5)),
+        edit("A = 1", "A = 222", description="good"),
+    )
     run = session(Scripted(bad, bad, good), experiments=1)
     assert work(run)[0] == ("good", "keep")
     first = run.desk.ledger.moves(run.run.id)[0]
-    assert (first.kind, first.tokens) == ("unusable", 10)
+    assert (first.kind, first.usage.tokens) == ("unusable", 10)
 
 
 def test_an_edit_is_checked_against_the_tip_its_own_verdict_leaves(
@@ -227,8 +232,55 @@ def test_a_killed_run_asks_about_its_last_experiment_once(session: Callable[...,
 def test_a_run_without_words_left_is_not_asked_about_its_last_experiment(
     session: Callable[..., Session],
 ) -> None:
-    run = session(Scripted(edit("A = 1", "A = 222", tokens=50)), experiments=1)
+    run = session(Scripted(edit("A = 1", "A = 222", usage=Usage(tokens_in=50))), experiments=1)
     budget = run.desk.track.budget.model_copy(update={"tokens": 50})
     run.desk = replace(run.desk, track=run.desk.track.model_copy(update={"budget": budget}))
     work(run)
     assert len(run.desk.ledger.moves(run.run.id)) == 1
+
+
+def test_the_brief_shows_what_the_other_verdict_would_leave(
+    session: Callable[..., Session],
+) -> None:
+    researcher = Scripted(
+        edit("A = 1", "A = 222"), edit("A = 222", "A = 2"), edit("A = 2", "A = 1")
+    )
+    work(session(researcher, experiments=3))
+    first, second, third, closing = researcher.briefs
+    assert first.overturned_train_py == ""
+    assert (second.train_py, second.overturned_train_py) == ("A = 222\nB = 1\n", SOURCE)
+    assert (third.train_py, third.overturned_train_py) == ("A = 222\nB = 1\n", "A = 2\nB = 1\n")
+    assert closing.overturned_train_py
+    assert "+A = 2\n" in third.last_diff
+    assert "+A = 222\n" in third.best_diff
+    assert second.best_diff == ""
+
+
+def test_notes_stay_until_they_are_written_anew(session: Callable[..., Session]) -> None:
+    moves = [edit("A = 1", "A = 2", notes="one"), edit("A = 1", "A = 22"), edit("B = 1", "B = 3")]
+    researcher = Scripted(*moves)
+    work(session(researcher, experiments=3))
+    assert [b.notes for b in researcher.briefs] == ["", "one", "one", "one"]
+
+
+def test_a_researcher_out_of_budget_ends_the_run_and_what_it_has_is_confirmed(
+    session: Callable[..., Session],
+) -> None:
+    class Poor(Scripted):
+        async def next_move(self, brief: Brief) -> Move:
+            if len(self.briefs) == 1:
+                raise OutOfBudget("night cap of $1")
+            return await super().next_move(brief)
+
+    run = session(Poor(edit("A = 1", "A = 222")), experiments=5)
+    assert [status for _, status in work(run)] == ["keep", None]
+    assert run.desk.ledger.run(run.run.id).exit_reason == "budget (night cap of $1)"
+
+
+def test_a_service_that_fails_is_a_row_and_no_idleness_of_the_program(
+    session: Callable[..., Session],
+) -> None:
+    failed = [Move(kind="failed", description="the service is down")] * 7
+    run = session(Scripted(*failed, edit("A = 1", "A = 222")), experiments=1)
+    assert [status for _, status in work(run)] == ["keep", None]
+    assert [m.kind for m in run.desk.ledger.moves(run.run.id)][:7] == ["failed"] * 7

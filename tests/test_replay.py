@@ -12,7 +12,7 @@ from inner_loop.errors import UserError
 from inner_loop.program import parse_program
 from inner_loop.records import Edit, Move
 from inner_loop.replay import Replay
-from inner_loop.researcher import Brief, make_researcher
+from inner_loop.researcher import Brief, Setup, make_researcher
 
 MOVES = [
     Move(kind="edit", edits=(Edit(search="a", replace="b"),), description="a -> b"),
@@ -42,20 +42,24 @@ def brief(move_number: int) -> Brief:
     )
 
 
+def setup(model: Path | str | None) -> Setup:
+    return Setup("replay", None if model is None else str(model))
+
+
 def test_moves_come_back_by_number_in_any_order(tmp_path: Path) -> None:
-    replay = Replay(str(recording(tmp_path)))
+    replay = Replay(setup(recording(tmp_path)))
     for number in (2, 1, 2):
         assert asyncio.run(replay.next_move(brief(number))) == MOVES[number - 1]
 
 
 def test_past_the_end_is_unusable(tmp_path: Path) -> None:
-    move = asyncio.run(Replay(str(recording(tmp_path))).next_move(brief(3)))
+    move = asyncio.run(Replay(setup(recording(tmp_path))).next_move(brief(3)))
     assert move.kind == "unusable"
     assert "ends after 2 moves" in move.description
 
 
 def test_replay_is_a_registered_researcher(tmp_path: Path) -> None:
-    assert isinstance(make_researcher("replay", str(recording(tmp_path))), Replay)
+    assert isinstance(make_researcher(setup(recording(tmp_path))), Replay)
 
 
 @pytest.mark.parametrize(
@@ -65,11 +69,11 @@ def test_a_bad_recording_is_one_sentence(tmp_path: Path, body: str) -> None:
     path = tmp_path / "moves.json"
     path.write_bytes(body.encode("latin-1"))
     with pytest.raises(UserError, match="not a JSON list of moves") as caught:
-        Replay(str(path))
+        Replay(setup(path))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("model", [None, "", "no/such/file.json", ".", "a\0b"])
 def test_a_missing_recording_is_one_sentence(model: str | None) -> None:
     with pytest.raises(UserError, match=r"name (it|a file)"):
-        Replay(model)
+        Replay(setup(model))
