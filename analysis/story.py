@@ -72,6 +72,8 @@ class Leader(Record):
     round: int
     name: str
     program_id: str
+    p_better: float | None = None
+    """When it took over: its probability of being better than the leader before; None at first."""
     expected: float
     low: float
     """Lower end of the 90 % interval."""

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from analysis.story import Lineage, story_of
+from analysis.story import Leader, Lineage, story_of
 from analysis.wording import one_line, show_gain
 from inner_loop.home import Home
 from inner_loop.records import Tournament
@@ -45,8 +45,11 @@ def run_rounds(rounds: int, replicates: int, seed: int) -> tuple[Lineage, Tourna
 def table(lineage: Lineage, last: Tournament, known: list[str], seed: int) -> str:
     """The Markdown page."""
     track, rounds = last.track, len(lineage.leaders)
+    first = lineage.leaders[0].program_id
     leaders = [
-        f"| {row.round} | {row.name} | {show_gain(row.expected, row.low, row.high)} |"
+        f"| {row.round} | {row.name} | {'' if row.p_better is None else f'{row.p_better:.2f}'} | "
+        + ("the reference" if row.program_id == first else _expected(row))
+        + " |"
         for row in lineage.leaders
     ]
     survivors = [
@@ -67,8 +70,8 @@ def table(lineage: Lineage, last: Tournament, known: list[str], seed: int) -> st
             "expected gain over the first leader and effects of instructions, mbpb, with 90 % "
             "intervals. The model shrinks towards no difference.",
             "",
-            "| after round | leader | expected over the first leader |",
-            "|---:|---|---:|",
+            "| after round | leader | P(better) when it took over | expected over the first |",
+            "|---:|---|---:|---:|",
             *leaders,
             "",
             *(f"Last round: {line}" for line in known),
@@ -81,6 +84,10 @@ def table(lineage: Lineage, last: Tournament, known: list[str], seed: int) -> st
             "",
         ]
     )
+
+
+def _expected(row: Leader) -> str:
+    return show_gain(row.expected, row.low, row.high)
 
 
 def main() -> None:

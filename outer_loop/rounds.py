@@ -4,14 +4,16 @@ Owns: which program leads, what is asked of the rewriter, what it proposed (in t
 runs) and who meets in the next round. Does not own: how programs are rewritten (`rewriter`), the
 running (`drive.py`), or any verdict about who is better (`analysis.leaderboard`).
 
-The leader is the entrant that the rewriter's model expects most of, after all rounds so far: a
-working parent, moved boldly, and no claim that it is best.
+The leader is a working parent, moved boldly, and no claim that it is best: another entrant takes
+over when the rewriter's model, after all rounds so far, gives it more than 55 % to be better (the
+rule of the research notes on promotion, methods 1.4; the published champion's bar is far higher).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from random import Random
+from typing import NamedTuple
 
 from analysis.curves import run_details
 from analysis.story import Leader, Survivor
@@ -24,6 +26,16 @@ from outer_loop.plan import Admitted, admit_program, make_plan
 from outer_loop.rewriter.offline import REWRITER, beliefs, consider, differences
 
 AUTHOR = "offline rewriter"
+TAKES_OVER = 0.55
+"""Probability of being better than the leader above which an entrant becomes the leader."""
+
+
+class Lead(NamedTuple):
+    """Who leads after a round."""
+
+    entrant: Entrant
+    p_better: float | None
+    """When it took over: its probability of being better than the leader before; None at first."""
 
 
 def next_round(
@@ -107,23 +119,49 @@ def evidence(ledger: Ledger, series: Sequence[Tournament]) -> list[Evidence]:
 
 
 def leader(ledger: Ledger, plan: Tournament) -> Entrant:
-    """The entrant (no control) of this series with the highest expected gain after this round.
+    """The entrant (no control) that leads this series after this round.
 
     Raises:
         UserError: no entrant has a score.
     """
+    return _leads(ledger, plan)[-1].entrant
+
+
+def _leads(ledger: Ledger, plan: Tournament) -> list[Lead]:
+    """The lead after each round in which somebody had a score, oldest first."""
     series = ledger.series(plan.id)
-    rows = evidence(ledger, series)
-    scored = {row.program_id for row in rows}
-    running = {e.program_id: e for each in series for e in each.entrants if e.role == "entrant"}
-    candidates = [e for program_id, e in running.items() if program_id in scored]
-    if not candidates:
+    found: list[Lead] = []
+    for end in range(1, len(series) + 1):
+        scored = _scored(ledger, series[:end])
+        if scored:
+            found.append(_next_lead(ledger, series[:end], scored, found[-1] if found else None))
+    if not found:
         raise UserError(
             f"No program of {plan.id} has a score, so there is nothing to rewrite; read why with "
             "`metaresearch leaderboard`."
         )
-    expected = differences(pool(ledger, series), rows, candidates[0].program_id)
-    return max(candidates, key=lambda e: expected[e.program_id].mean)
+    return found
+
+
+def _scored(ledger: Ledger, series: Sequence[Tournament]) -> list[Entrant]:
+    scored = {row.program_id for row in evidence(ledger, series)}
+    running = {e.program_id: e for each in series for e in each.entrants if e.role == "entrant"}
+    return [e for program_id, e in running.items() if program_id in scored]
+
+
+def _next_lead(
+    ledger: Ledger, series: Sequence[Tournament], scored: Sequence[Entrant], before: Lead | None
+) -> Lead:
+    reference = before.entrant if before else scored[0]
+    rows = evidence(ledger, series)
+    expected = differences(pool(ledger, series), rows, reference.program_id)
+    best = max(scored, key=lambda e: expected[e.program_id].mean)
+    if before is None:
+        return Lead(best, None)
+    if best.program_id == before.entrant.program_id:
+        return before
+    p_better = expected[best.program_id].p_positive
+    return Lead(best, p_better) if p_better > TAKES_OVER else before
 
 
 def pool(ledger: Ledger, series: Sequence[Tournament]) -> list[Program]:
@@ -135,18 +173,20 @@ def pool(ledger: Ledger, series: Sequence[Tournament]) -> list[Program]:
 def leaders(ledger: Ledger, plan: Tournament) -> list[Leader]:
     """The leader after each round, with what all rounds together say of it."""
     series = ledger.series(plan.id)
-    found = [leader(ledger, each) for each in series]
-    expected = differences(pool(ledger, series), evidence(ledger, series), found[0].program_id)
+    found = _leads(ledger, plan)
+    first = found[0].entrant.program_id
+    expected = differences(pool(ledger, series), evidence(ledger, series), first)
     return [
         Leader(
             round=number,
-            name=each.name,
-            program_id=each.program_id,
-            expected=expected[each.program_id].mean,
-            low=expected[each.program_id].interval[0],
-            high=expected[each.program_id].interval[1],
+            name=entrant.name,
+            program_id=entrant.program_id,
+            p_better=p_better,
+            expected=expected[entrant.program_id].mean,
+            low=expected[entrant.program_id].interval[0],
+            high=expected[entrant.program_id].interval[1],
         )
-        for number, each in enumerate(found, start=1)
+        for number, (entrant, p_better) in enumerate(found, start=1)
     ]
 
 
