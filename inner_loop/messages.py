@@ -53,7 +53,20 @@ class Reply(Record):
 
 
 class NoReply(Exception):
-    """The service failed after all its tries, and may work again later; one sentence says how."""
+    """The service failed after all its tries, and may work again later; one sentence says how.
+
+    Args:
+        sentence: what happened.
+        usage: what had come back when it failed, and may be billed.
+    """
+
+    def __init__(self, sentence: str, usage: Usage | None = None) -> None:
+        super().__init__(sentence)
+        self.usage = usage or Usage()
+
+
+class TooLong(NoReply):
+    """The request does not fit into the model's context; asking it again changes nothing."""
 
 
 class Chat(Protocol):
@@ -67,6 +80,7 @@ class Chat(Protocol):
 
         Raises:
             NoReply: the service failed for now.
+            TooLong: it does not fit into the model's context.
             UserError: it can never work as it is set up (key, model name, address).
         """
         ...

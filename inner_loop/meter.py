@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 from inner_loop.errors import UserError
 from inner_loop.settings import Usage
@@ -58,8 +59,12 @@ class Meter:
 
     def __init__(self, night: Cap | None = None, concurrency: int = 4) -> None:
         self.night = night or Cap("night")
-        self._gate = asyncio.Semaphore(concurrency)
+        self._concurrency = concurrency
+        self._gates: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
+            WeakKeyDictionary()
+        )
         self._accounts: dict[str, _Account] = {}
+        self._told: set[str] = set()
 
     def open(self, name: str, spent: Usage) -> None:
         """Begin an account with what the ledger says was spent; an open one stays as it is."""
@@ -68,6 +73,12 @@ class Meter:
     def spent(self, name: str) -> Usage:
         """What an account has spent."""
         return self._accounts.setdefault(name, _Account()).spent
+
+    def is_news(self, line: str) -> bool:
+        """Whether this remark on the night's costs was not made before; it counts as made now."""
+        is_new = line not in self._told
+        self._told.add(line)
+        return is_new
 
     @asynccontextmanager
     async def call(self, name: str, cap: Cap, bound: Usage) -> AsyncIterator[Call]:
@@ -82,7 +93,7 @@ class Meter:
             OutOfBudget: it could go over `cap` or over the night's.
             UserError: a cap is in dollars and the call's price is not known.
         """
-        async with self._gate:
+        async with self._gate():
             account = self._accounts.setdefault(name, _Account())
             _check(cap, [account], bound)
             _check(self.night, self._accounts.values(), bound)
@@ -93,6 +104,12 @@ class Meter:
             finally:
                 account.on_the_way.remove(bound)
                 account.spent = account.spent + call.used
+
+    def _gate(self) -> asyncio.Semaphore:
+        """One for each event loop: a night has several, one after the other."""
+        return self._gates.setdefault(
+            asyncio.get_running_loop(), asyncio.Semaphore(self._concurrency)
+        )
 
     def note(self, name: str, usage: Usage) -> None:
         """Count what was used without a call: a reply that a killed driver had left on disk."""

@@ -58,6 +58,8 @@ class Usage(Record):
     """All input tokens, those from the provider's cache included."""
     tokens_cached: int = 0
     """Input tokens that the provider read from its cache."""
+    tokens_written: int = 0
+    """Input tokens that the provider wrote to its cache, where it charges more for that."""
     tokens_out: int = 0
     """Output tokens, reasoning included."""
     usd: float | None = 0.0
@@ -76,6 +78,7 @@ class Usage(Record):
             calls=self.calls + other.calls,
             tokens_in=self.tokens_in + other.tokens_in,
             tokens_cached=self.tokens_cached + other.tokens_cached,
+            tokens_written=self.tokens_written + other.tokens_written,
             tokens_out=self.tokens_out + other.tokens_out,
             usd=(self.usd or 0.0) + (other.usd or 0.0) if known else None,
             estimated=self.estimated + other.estimated,

@@ -142,6 +142,9 @@ def leaderboard(tournament: opt.TournamentId = None, as_json: opt.AsJson = False
 def show(
     run: Annotated[str, typer.Argument(help="A run id, or a part of one that only it has.")],
     experiment: Annotated[int | None, typer.Option(help="One experiment, with its diff.")] = None,
+    transcript: Annotated[
+        bool, typer.Option("--transcript", help="What a model was asked, and what it answered.")
+    ] = False,
     as_json: opt.AsJson = False,
 ) -> None:
     """One run with its experiments, or one experiment with its diff, kept or discarded."""
@@ -149,6 +152,15 @@ def show(
 
     home, ledger = _home(), _ledger()
     found = find_run(ledger, run)
+    if transcript:
+        from outer_loop.transcript_view import transcript_of, transcript_text
+
+        said = transcript_of(home, ledger, found, experiment)
+        if as_json:
+            _print_json(said)
+        else:
+            _print(transcript_text(said))
+        return
     if experiment is not None:
         one = experiment_detail(home, ledger, found, experiment)
         if as_json:
@@ -321,6 +333,7 @@ def _tournament(
         seed=seed,
         slots=slots,
         night=Cap("night", *night),
+        rewriter=rewriter,
     )
 
 

@@ -20,6 +20,7 @@ HOMES = {
     "git": {"inner_loop/repo.py"},
     "anthropic": {"inner_loop/chat.py"},
     "openai": {"inner_loop/chat.py"},
+    "httpx2": {"inner_loop/chat.py"},
     "sqlalchemy": {"inner_loop/ledger.py"},
     "markdown_it": {"inner_loop/program.py"},
     "typer": {"outer_loop/cli.py", "outer_loop/options.py"},
