@@ -29,6 +29,7 @@ figures: $(VENV)/installed  ## measure single edits and regenerate benchmarks/ a
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/determinism.py
 	$(BIN)/python benchmarks/single_edits.py
+	$(BIN)/python benchmarks/prompt_cost.py
 	$(BIN)/python benchmarks/steering.py
 	$(BIN)/python benchmarks/rounds.py
 	$(BIN)/python benchmarks/readme.py

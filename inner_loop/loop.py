@@ -16,7 +16,7 @@ from typing import Literal
 from inner_loop.edits import CannotApply, apply_edits
 from inner_loop.experiment import Desk, Trial, run_experiment
 from inner_loop.meter import OutOfBudget
-from inner_loop.position import Position, fold, start
+from inner_loop.position import Position, answer_after, fold, start
 from inner_loop.records import (
     Budget,
     Experiment,
@@ -92,8 +92,7 @@ class Session:
     async def _ask_about_the_last(self) -> None:
         """The last experiment has the program's verdict like any other; nothing more is tried."""
         ledger, budget = self.desk.ledger, self.desk.track.budget
-        is_due = len(self._moves()) in ledger.move_numbers(self.run.id).values()
-        if not is_due or self._charged()[-1].measured.search_bpb is None:
+        if not self._last_is_open() or self._charged()[-1].measured.search_bpb is None:
             return
         if exhausted(budget, ledger.spent(self.run.id), ("tokens", "usd")):
             return
@@ -105,6 +104,8 @@ class Session:
     def _record(self, move: Move) -> Move:
         number = len(self._moves()) + 1
         self.desk.ledger.add_move(self.run.id, number, move, self.desk.now())
+        if move.notes is not None:
+            _write(self.desk.folder(self.run) / "notes.md", move.notes)
         return move
 
     async def _try(self, move: Move) -> None:
@@ -135,11 +136,12 @@ class Session:
 
     def _settle(self, *, run_has_ended: bool = False) -> None:
         """Write the verdicts that are due: an experiment's is fixed by the move that follows it."""
-        ledger, last_move = self.desk.ledger, len(self._moves())
+        ledger, moves = self.desk.ledger, self._moves()
         numbers = ledger.move_numbers(self.run.id)
         due = {e.index for e in self._charged() if e.status is None}
         for e in self._position().history:
-            if e.index in due and e.status and (run_has_ended or numbers[e.index] < last_move):
+            is_judged = run_has_ended or answer_after(moves, numbers[e.index]) is not None
+            if e.index in due and e.status and is_judged:
                 ledger.add_verdict(self.run.id, e.index, e.status, e.reason, self.desk.now())
         self._show_tip()
 
@@ -226,11 +228,15 @@ class Session:
     def _overturned(self, position: Position) -> str:
         """train.py at the tip that the other verdict on the last experiment would leave."""
         last = position.history[-1] if position.history else None
-        is_open = len(self._moves()) in self.desk.ledger.move_numbers(self.run.id).values()
-        if not is_open or last is None or last.status not in ("keep", "discard"):
+        if not self._last_is_open() or last is None or last.status not in ("keep", "discard"):
             return ""
         other: Literal["keep", "discard"] = "discard" if last.status == "keep" else "keep"
         return self._train_py(self._position(then=Move(kind="close", verdict=other)))
+
+    def _last_is_open(self) -> bool:
+        """Whether the last experiment waits for the answer that may judge it."""
+        numbers = self.desk.ledger.move_numbers(self.run.id).values()
+        return bool(numbers) and answer_after(self._moves(), max(numbers)) is None
 
     def _diff(self, experiment: Experiment | None) -> str:
         if experiment is None:
@@ -284,12 +290,9 @@ class Session:
         self.desk.repository.checkout(self.desk.folder(self.run) / "worktree", self.run.branch)
 
     def _write_results(self) -> None:
-        path = self.desk.folder(self.run) / "results.tsv"
-        partial = path.with_suffix(".partial")
         base = self.desk.track.base_commit
         text = results_tsv(base, self.baseline_bpb, self._position().history)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)  # noqa: PTH105  # atomic; Path.replace is the same call
+        _write(self.desk.folder(self.run) / "results.tsv", text)
 
 
 def exhausted(budget: Budget, spent: Spent, names: Iterable[str] = Budget.model_fields) -> str:
@@ -299,6 +302,12 @@ def exhausted(budget: Budget, spent: Spent, names: Iterable[str] = Budget.model_
         if cap is not None and getattr(spent, name) >= cap:
             return f"budget ({name})"
     return ""
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8", errors="replace")
+    os.replace(partial, path)  # noqa: PTH105  # atomic; Path.replace is the same call
 
 
 def _best_keep(history: Sequence[Experiment]) -> Experiment | None:

@@ -120,5 +120,11 @@ def _next_tip(position: Position, e: Experiment, status: Status) -> str:
     return position.tip
 
 
+def answer_after(moves: Sequence[Move], number: int) -> Move | None:
+    """The answer that follows move `number` (from 1); a service that failed gave none."""
+    return next((move for move in moves[number:] if move.kind != "failed"), None)
+
+
 def _override(moves: Sequence[Move], number: int) -> Status | None:
-    return moves[number].verdict if number < len(moves) else None
+    answer = answer_after(moves, number)
+    return answer.verdict if answer else None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from inner_loop.errors import UserError
 from inner_loop.execute import Job
 from inner_loop.experiment import Desk
 from inner_loop.ledger import Ledger
@@ -259,8 +260,10 @@ def test_the_brief_shows_what_the_other_verdict_would_leave(
 def test_notes_stay_until_they_are_written_anew(session: Callable[..., Session]) -> None:
     moves = [edit("A = 1", "A = 2", notes="one"), edit("A = 1", "A = 22"), edit("B = 1", "B = 3")]
     researcher = Scripted(*moves)
-    work(session(researcher, experiments=3))
+    run = session(researcher, experiments=3)
+    work(run)
     assert [b.notes for b in researcher.briefs] == ["", "one", "one", "one"]
+    assert (run.desk.folder(run.run) / "notes.md").read_text() == "one"
 
 
 def test_a_researcher_out_of_budget_ends_the_run_and_what_it_has_is_confirmed(
@@ -284,3 +287,30 @@ def test_a_service_that_fails_is_a_row_and_no_idleness_of_the_program(
     run = session(Scripted(*failed, edit("A = 1", "A = 222")), experiments=1)
     assert [status for _, status in work(run)] == ["keep", None]
     assert [m.kind for m in run.desk.ledger.moves(run.run.id)][:7] == ["failed"] * 7
+
+
+def test_a_service_that_fails_does_not_take_away_the_verdict(
+    session: Callable[..., Session],
+) -> None:
+    failed = Move(kind="failed", description="down")
+    better, other = edit("A = 1", "A = 222"), edit("A = 1", "A = 2", verdict="discard")
+    researcher = Scripted(better, failed, failed, other)
+    run = session(researcher, experiments=2)
+    work(run)
+    assert [e.status for e in run.desk.ledger.experiments(run.run.id)][:2] == ["discard", "discard"]
+    assert researcher.briefs[3].overturned_train_py == SOURCE
+
+
+def test_a_failure_at_the_closing_question_is_asked_again_by_the_next_driver(
+    session: Callable[..., Session],
+) -> None:
+    class Down(Scripted):
+        async def next_move(self, brief: Brief) -> Move:
+            if not brief.experiments_left:
+                raise UserError("the service is down")
+            return await super().next_move(brief)
+
+    with pytest.raises(UserError):
+        work(session(Down(edit("A = 1", "A = 222")), experiments=1))
+    again = session(Scripted(Move(kind="close", verdict="discard")), experiments=1)
+    assert [status for _, status in work(again)] == ["discard", None]
