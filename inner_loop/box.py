@@ -164,7 +164,7 @@ class RunBox:
         process was last seen to use is summed too, and the larger sum counts.
         """
         inherited = memory = 0.0
-        members = self._members()
+        members = tree_members(self._tree)
         for process in members:
             try:
                 with process.oneshot():
@@ -193,34 +193,13 @@ class RunBox:
 
     def kill(self) -> None:
         """End the whole tree, orphans included, and wait until it is gone."""
-        for _ in range(100):  # each death may hand its children to the launcher
-            alive = [p for p in self._members()[1:] if _is_alive(p)]
-            if not alive:
-                break
-            for process in alive:
-                with suppress(psutil.Error):
-                    process.kill()
-            time.sleep(0.005)
-        group = self._process.pid  # also reaches what outlived a launcher that was killed
-        with suppress(ProcessLookupError):
-            os.killpg(group, signal.SIGKILL)
-            self._process.wait()
-            for _ in range(200):
-                os.killpg(group, 0)
-                time.sleep(0.005)
-        self._process.wait()
+        end_tree(self._process, self._tree)
 
     def output(self) -> str:
         """The last `KEPT_OUTPUT` bytes the box printed."""
         size = os.fstat(self._log.fileno()).st_size
         start = max(0, size - KEPT_OUTPUT)
         return os.pread(self._log.fileno(), KEPT_OUTPUT, start).decode("utf-8", "replace")
-
-    def _members(self) -> list[psutil.Process]:
-        try:
-            return [self._tree, *self._tree.children(recursive=True)]
-        except psutil.Error:
-            return []
 
     def _end(self, code: CrashCode, reason: str) -> None:
         self.kill()
@@ -241,7 +220,7 @@ class RunBox:
         # CUDA maps far more than it uses
         if self.track.device == "cpu" and sys.platform == "linux":
             limits["RLIMIT_AS"] = int((caps.memory_gb + ADDRESS_SLACK_GB) * GIB)
-            limits["RLIMIT_NPROC"] = _own_processes() + caps.processes
+            limits["RLIMIT_NPROC"] = own_processes() + caps.processes
         return limits
 
     def _environment(self, fd: int, seed: int, slot: int) -> dict[str, str]:
@@ -263,6 +242,34 @@ class RunBox:
         }
 
 
+def tree_members(tree: psutil.Process) -> list[psutil.Process]:
+    """The launcher at the root of `tree` and all that lives below it; empty once it is gone."""
+    try:
+        return [tree, *tree.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def end_tree(launcher: subprocess.Popen[bytes], tree: psutil.Process) -> None:
+    """End all below a launcher that leads its own session, then itself; wait until it is gone."""
+    for _ in range(100):  # each death may hand its children to the launcher
+        alive = [p for p in tree_members(tree)[1:] if _is_alive(p)]
+        if not alive:
+            break
+        for process in alive:
+            with suppress(psutil.Error):
+                process.kill()
+        time.sleep(0.005)
+    group = launcher.pid  # also reaches what outlived a launcher that was killed
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+        launcher.wait()
+        for _ in range(200):
+            os.killpg(group, 0)
+            time.sleep(0.005)
+    launcher.wait()
+
+
 def _gpu(slot: int) -> str:
     """The device of a slot: of those the user lets us see, the slot's."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -276,7 +283,7 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def _own_processes() -> int:
+def own_processes() -> int:
     """Processes and threads of this user now: RLIMIT_NPROC counts all of them, not the box's."""
     uid, count = os.getuid(), 0
     for process in psutil.process_iter(["uids", "num_threads"]):
