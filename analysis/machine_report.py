@@ -20,7 +20,7 @@ from analysis.leaderboard import CONFIDENCE
 from inner_loop.records import SCHEMA_VERSION, Constant, Record
 
 MBPB_PER_BPB = 1000.0
-State = Literal["ok", "warning", "problem"]
+State = Literal["ok", "warning", "problem", "missing"]
 
 
 class Check(Record):
@@ -29,7 +29,8 @@ class Check(Record):
     name: str
     found: str
     state: State
-    """`problem`: the proposed track cannot run; `warning`: it can, but read the remedy."""
+    """`problem`: the proposed track cannot run; `warning`: it can, but read the remedy;
+    `missing`: something the proposed track does not need."""
     remedy: str = ""
     """What to do, one sentence; empty where all is well."""
 
@@ -101,6 +102,8 @@ class DoctorReport(Record):
 
     schema_version: int = SCHEMA_VERSION
     checks: tuple[Check, ...]
+    researchers: tuple[Check, ...] = ()
+    """Which researchers can work here, and what is missing for the others."""
     proposal: Proposal
     can_run: bool
     """Whether the proposed track can run; the exit code is 0 or 1 accordingly."""

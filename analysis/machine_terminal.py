@@ -14,7 +14,7 @@ from rich.text import Text
 from analysis import wording
 from analysis.machine_report import Baseline, Calibration, Check, DoctorReport, Proposal
 
-STATE_STYLE = {"ok": "green", "warning": "yellow", "problem": "bold red"}
+STATE_STYLE = {"ok": "green", "warning": "yellow", "problem": "bold red", "missing": "dim"}
 
 
 def doctor_view(report: DoctorReport) -> Group:
@@ -27,15 +27,16 @@ def checks_view(report: DoctorReport) -> Group:
     state = "It can run." if report.can_run else "It cannot run here yet: mend the problem above."
     return Group(
         checks_table(report.checks),
+        checks_table(report.researchers, "researcher"),
         _proposal(report.proposal),
         Text(state, style="green" if report.can_run else "bold red"),
     )
 
 
-def checks_table(checks: tuple[Check, ...]) -> Table:
+def checks_table(checks: tuple[Check, ...], what: str = "check") -> Table:
     """One row a check, with the remedy for what is not well."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("check", no_wrap=True)
+    table.add_column(what, no_wrap=True)
     table.add_column("found", overflow="fold", ratio=3)
     table.add_column("", no_wrap=True)
     table.add_column("what to do", overflow="fold", ratio=4)

@@ -29,7 +29,7 @@ from analysis.curves import (
 )
 from analysis.leaderboard import pooled_spread, standings_of
 from analysis.plots import curves_svg, forest_svg, gain_so_far, staircase_svg
-from analysis.story import Lineage, Story, story_of
+from analysis.story import Lineage, Story, rewriters, story_of
 from inner_loop.ledger import Ledger
 from inner_loop.program import parse_program
 from inner_loop.records import (
@@ -167,6 +167,7 @@ def render_report(
     board = standings_of(tournament, details)
     shown = _wanted(details, run_ids)
     weigh = weighing_of(details, board.baseline_sd)
+    story = story_of(ledger, tournament)
     return (
         _environment()
         .get_template("report.html.j2")
@@ -188,9 +189,9 @@ def render_report(
             harness=_harness_experiments(details),
             baselines=_baseline_rows(details),
             commands=list(commands),
-            story=story_of(ledger, tournament),
+            story=story,
             lineage=lineage,
-            rewriter=wording.OFFLINE_REWRITER,
+            rewriter=rewriters(story) if story else "",
         )
     )
 

@@ -44,6 +44,8 @@ class Rewrite(Record):
 
     base: str
     """Name of the program it started from."""
+    rewriter: str = "offline"
+    """Who wrote it: `offline`, or the model."""
     focus: str
     hypothesis: str
     changes: tuple[Change, ...]
@@ -154,6 +156,14 @@ def rewrite_lines(ledger: Ledger, tournament: Tournament) -> list[str]:
     return lines or ["The rewriter has not been asked about this evidence."]
 
 
+def rewriters(story: Story) -> str:
+    """Who rewrote, in words."""
+    names = {each.rewriter for round_ in story.rounds for each in round_.rewrites}
+    models = [f"the language model {name}" for name in sorted(names - {"offline"})]
+    offline = [f"the {wording.OFFLINE_REWRITER}"] if "offline" in names or not models else []
+    return " and ".join([*offline, *models])
+
+
 def rewrites_of(ledger: Ledger, tournament: Tournament) -> list[Rewrite]:
     """What was proposed from a tournament's evidence."""
     series = ledger.series(tournament.id)
@@ -219,6 +229,7 @@ def runs_to_settle(sd: float, difference: float) -> int | None:
 def _rewrite(ledger: Ledger, proposal: Proposal, names: Mapping[str, str]) -> Rewrite:
     return Rewrite(
         base=names.get(proposal.base_program_id, proposal.base_program_id),
+        rewriter=wording.one_line(proposal.rewriter),
         focus=wording.one_line(proposal.focus),
         hypothesis=wording.one_line(proposal.hypothesis),
         changes=tuple(_change(ledger, proposal, o, names) for o in proposal.operations),

@@ -42,6 +42,9 @@ class Operation(Record):
     """The program a text comes from; empty where the rewriter wrote it."""
     hypothesis: str
     """One line: why this should raise the gain."""
+    evidence: tuple[str, ...] = ()
+    """Rows of the evidence table that it rests on, as they were shown: `E-3 effect I-...: ...`.
+    Empty for a rewriter that is not shown a table, and cites in its hypothesis."""
 
 
 class Proposal(Record):
@@ -80,6 +83,12 @@ class Evidence(Record):
 
 
 def proposal_id(base_program_id: str, operations: Sequence[Operation]) -> str:
-    """The id of the proposal that does `operations` to a program."""
+    """The id of the proposal that does `operations` to a program.
+
+    Operations without evidence hash as they did before there was that field.
+    """
     declared = [operation.model_dump(mode="json") for operation in operations]
+    for each in declared:
+        if not each["evidence"]:
+            del each["evidence"]
     return f"P-{content_hash([base_program_id, declared], length=8)}"

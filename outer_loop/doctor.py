@@ -20,6 +20,7 @@ from inner_loop.home import Home
 from inner_loop.literals import literals, number
 from inner_loop.machine import Gpu, GpuProcess, Torch
 from inner_loop.records import Track, content_hash
+from outer_loop.researchers import own_researcher, researcher_checks
 from outer_loop.sizes import SHARE, Kind, Shape, Start, peak_gb, start_for
 from outer_loop.track_file import TrackFile, existing, proposed
 
@@ -90,10 +91,12 @@ def _strangers(gpus: list[Gpu]) -> list[tuple[int, GpuProcess]]:
 
 def diagnose(home: Home, found: Findings, plan: Plan) -> DoctorReport:
     """The whole report for a planned track."""
-    listed = (*checks(home, found, plan.track), *_room(plan))
+    own = own_researcher(plan.track, os.environ)
+    listed = (*checks(home, found, plan.track), *_room(plan), *([own] if own.remedy else []))
     can_run = not any(check.state == "problem" for check in listed)
     return DoctorReport(
         checks=listed,
+        researchers=tuple(researcher_checks(os.environ)),
         proposal=plan.proposal,
         can_run=can_run,
         next_command=_next(plan, can_run),

@@ -10,7 +10,9 @@ import asyncio
 import shutil
 import signal
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,10 @@ from inner_loop.meter import Cap, Meter
 from inner_loop.records import Tournament, Track
 from inner_loop.repo import Repository
 from inner_loop.researcher import Setup, make_researcher
+from inner_loop.transcript import spent_in
 from outer_loop.details import write_report
 from outer_loop.plan import (
+    Admitted,
     admit,
     make_plan,
     on_this_machine,
@@ -52,11 +56,13 @@ def drive(
     slots: int | None,
     rounds: int = 1,
     night: Cap | None = None,
+    rewriter: tuple[str, str | None] = ("offline", None),
 ) -> None:
     """Plan a tournament and run it to its end, or resume it; then print standings and report.
 
     With more rounds, programs are rewritten from the evidence after each, and the challengers meet
-    the leader and the controls in the next. `night` caps what all language models of it use.
+    the leader and the controls in the next. `night` caps what all language models of it use;
+    `rewriter` is the kind and model of who rewrites, the researcher's model where none is named.
 
     Raises:
         UserError: anything about the request that cannot work, before anything is spent.
@@ -69,6 +75,13 @@ def drive(
         )
     asked = make_researcher(Setup.of(track))
     meter = Meter(night, track.settings.concurrency)
+    rewriting = Setup(
+        kind=rewriter[0], model=rewriter[1] or track.model, settings=track.settings, meter=meter
+    )
+    if rounds > 1:
+        from outer_loop.rewriter.choice import make_rewriter  # numpy and scipy: only where needed
+
+        make_rewriter(rewriting)
     home.make()
     with home.driver_lock():
         preflight(track, slots)
@@ -81,10 +94,11 @@ def drive(
         record_plan(ledger, plan, admitted, utc_now)
         _run(home, ledger, repository, plan, data.name, slots, meter)
         page = write_report(home, ledger, plan)
+        folder = home.tournament(plan.id) / "rewriter"
         for number in range(2, rounds + 1):
-            from outer_loop.rounds import next_round  # numpy and scipy: not before they are needed
-
-            following = next_round(ledger, plan, number, utc_now)
+            following = _rewritten(
+                ledger, repository, plan, number, replace(rewriting, folder=folder)
+            )
             _tell_rewrite(ledger, plan, number, goes_on=following is not None)
             if following is None:
                 page = write_report(home, ledger, plan)  # again, with why nothing follows
@@ -97,6 +111,27 @@ def drive(
         _finish(ledger, plan, page)
         repository.close()
         ledger.close()
+
+
+def _rewritten(
+    ledger: Ledger, repository: Repository, plan: Tournament, number: int, setup: Setup
+) -> tuple[Tournament, list[Admitted]] | None:
+    """The next round, as the rewriter and the evidence want it; None where nothing is new."""
+    from outer_loop.rewriter.choice import ACCOUNT, make_rewriter
+    from outer_loop.rounds import next_round
+
+    assert setup.folder is not None
+    setup.meter.open(ACCOUNT, spent_in(setup.folder))
+    rewriter = make_rewriter(replace(setup, run_id=ACCOUNT, tell=Console(highlight=False).print))
+    with _stoppable():
+        return next_round(
+            ledger,
+            plan,
+            number,
+            utc_now,
+            rewriter=rewriter,
+            train_py=lambda commit: repository.files(commit)["train.py"],
+        )
 
 
 def _run(
@@ -138,8 +173,14 @@ def _run_until_stopped(work: Coroutine[Any, Any, None]) -> None:
         loop.add_signal_handler(signal.SIGTERM, task.cancel)
         await work
 
-    try:
+    with _stoppable():
         asyncio.run(main())
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    try:
+        yield
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("Stopped. The same command continues where it was.", file=sys.stderr)
         sys.exit(INTERRUPTED)

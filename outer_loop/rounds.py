@@ -12,20 +12,21 @@ rule of the research notes on promotion, methods 1.4; the published champion's b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from random import Random
 from typing import NamedTuple
 
+from analysis.citations import citations
 from analysis.curves import run_details
 from analysis.story import Leader, Survivor
 from inner_loop.errors import UserError
 from inner_loop.ledger import Ledger
 from inner_loop.program import Card, parse_program
-from inner_loop.proposal import Evidence, Proposal, proposal_id
+from inner_loop.proposal import Evidence, Proposal
 from inner_loop.records import Entrant, Program, Tournament, derive_seed
 from outer_loop.plan import Admitted, admit_program, make_plan
-from outer_loop.rewriter.offline import REWRITER, beliefs, consider, differences
+from outer_loop.rewriter.offline import OfflineRewriter, beliefs, differences
+from outer_loop.rewriter.seam import Case, Rewriter
 
-AUTHOR = "offline rewriter"
+OFFLINE = OfflineRewriter()
 TAKES_OVER = 0.55
 """Probability of being better than the leader above which an entrant becomes the leader."""
 
@@ -39,68 +40,100 @@ class Lead(NamedTuple):
 
 
 def next_round(
-    ledger: Ledger, plan: Tournament, number: int, now: Callable[[], str]
+    ledger: Ledger,
+    plan: Tournament,
+    number: int,
+    now: Callable[[], str],
+    *,
+    rewriter: Rewriter = OFFLINE,
+    train_py: Callable[[str], str] | None = None,
+    wanted: int = 1,
 ) -> tuple[Tournament, list[Admitted]] | None:
     """The plan of round `number` that follows a finished one; None if nothing new is proposed.
 
     The same plan gives the same proposals and the same next plan, which is how a killed series
     goes on.
+
+    Args:
+        ledger: with the finished round.
+        plan: that round.
+        number: of the round that follows.
+        now: the clock.
+        rewriter: who writes the challengers; asked once, its answer is in the ledger then.
+        train_py: commit -> its train.py, for the check that no challenger carries an answer.
+        wanted: how many challengers are asked for.
+
+    Raises:
+        UserError: no entrant has a score, or the rewriter can never work as it is set up.
     """
-    proposals = proposals_from(ledger, plan, now)
+    proposals = proposals_from(ledger, plan, now, rewriter, train_py, wanted)
     accepted = [p for p in proposals if not p.rejection]
     if not accepted:
         return None
     field = [known(ledger, plan, entrant) for entrant in stayers(ledger, plan)]
     taken = {e.name for each in ledger.series(plan.id) for e in each.entrants}
-    field[1:1] = [_challenger(p, _free_name(f"challenger-{number}", taken)) for p in accepted]
+    field[1:1] = [
+        _challenger(p, _free_name(f"challenger-{number}", taken), rewriter.author) for p in accepted
+    ]
     seed = derive_seed(plan.seed, "round", number)
     return make_plan(plan.track, field, replicates=plan.replicates, seed=seed), field
 
 
-def proposals_from(ledger: Ledger, plan: Tournament, now: Callable[[], str]) -> list[Proposal]:
+def proposals_from(
+    ledger: Ledger,
+    plan: Tournament,
+    now: Callable[[], str],
+    rewriter: Rewriter = OFFLINE,
+    train_py: Callable[[str], str] | None = None,
+    wanted: int = 1,
+) -> list[Proposal]:
     """What the rewriter answers to a tournament; asked once, then read from the ledger.
 
     What may run comes first, or, where nothing is proposed, one record without operations that
-    says why; then the drafts that were refused.
+    says why; then the drafts that were refused. So a kill between two rows leaves the first ones,
+    and those decide who meets next.
     """
     stored = ledger.proposals(plan.id)
     if not stored:
-        stored = _ask(ledger, plan)
+        stored = rewriter.rewrite(case_of(ledger, plan, train_py, wanted))
         ledger.add_proposals(plan.id, stored, now())
     return stored
 
 
-def _ask(ledger: Ledger, plan: Tournament) -> list[Proposal]:
+def case_of(
+    ledger: Ledger,
+    plan: Tournament,
+    train_py: Callable[[str], str] | None = None,
+    wanted: int = 1,
+) -> Case:
+    """All that a rewriter is given after a round.
+
+    Raises:
+        UserError: no entrant has a score.
+    """
     series = ledger.series(plan.id)
-    base = leader(ledger, plan)
-    outcome = consider(
-        pool=pool(ledger, series),
+    programs = pool(ledger, series)
+    details = [detail for each in series for detail in run_details(ledger, each)]
+    return Case(
+        pool=programs,
         evidence=evidence(ledger, series),
-        champion_id=base.program_id,
-        earlier={program_id for program_id, _ in ledger.programs()},
-        rng=Random(derive_seed(plan.seed, plan.id, "rewrite")),
+        champion_id=leader(ledger, plan).program_id,
+        earlier=frozenset(program_id for program_id, _ in ledger.programs()),
+        seed=derive_seed(plan.seed, plan.id, "rewrite"),
+        history=[p for each in series[:-1] for p in ledger.proposals(each.id)],
+        citations=citations({each.id: each for each in programs}, details, None),
+        answers=_answers(ledger, series, train_py) if train_py else (),
+        wanted=wanted,
     )
-    # a kill between two rows leaves the first ones, and those decide who meets next
-    first = outcome.proposals or [
-        _nothing(program(ledger, base.program_id, base.name), outcome.reason)
-    ]
-    return [*first, *outcome.refused]
 
 
-def _nothing(base: Program, reason: str) -> Proposal:
-    """The answer that nothing is proposed, for whoever reads the ledger later."""
-    return Proposal(
-        id=proposal_id(base.id, ()),
-        rewriter=REWRITER,
-        base_program_id=base.id,
-        parents=(base.id,),
-        operations=(),
-        focus="nothing new",
-        hypothesis=reason,
-        text=base.text,
-        program_id=base.id,
-        rejection=reason,
-    )
+def _answers(
+    ledger: Ledger, series: Sequence[Tournament], train_py: Callable[[str], str]
+) -> tuple[str, ...]:
+    """The starting train.py and what every run ended with."""
+    bases = [each.track.base_commit for each in series]
+    tips = [run.tip for each in series for run in ledger.runs(each.id)]
+    return tuple(train_py(commit) for commit in dict.fromkeys([*bases, *tips]) if commit)
 
 
 def evidence(ledger: Ledger, series: Sequence[Tournament]) -> list[Evidence]:
@@ -237,8 +270,8 @@ def known(ledger: Ledger, plan: Tournament, entrant: Entrant) -> Admitted:
     return admit_program(program(ledger, entrant.program_id, entrant.name), card)
 
 
-def _challenger(proposal: Proposal, name: str) -> Admitted:
-    card = Card(author=AUTHOR, name=name, note=proposal.focus)
+def _challenger(proposal: Proposal, name: str, author: str) -> Admitted:
+    card = Card(author=author, name=name, note=proposal.focus)
     return admit_program(parse_program(proposal.text.encode("utf-8"), name), card)
 
 

@@ -22,6 +22,7 @@ from inner_loop.records import Instruction, Program
 from outer_loop.rewriter.apply import apply_one
 from outer_loop.rewriter.places import places
 from outer_loop.rewriter.pool import Pool, gather, reading, strategy_units, travels, with_text
+from outer_loop.rewriter.seam import Case, nothing
 from outer_loop.rewriter.surgery import RewriteRefused
 from outer_loop.rewriter.thompson import Belief, Posterior, fit
 from outer_loop.rewriter.verify import rule_in, verified
@@ -87,6 +88,21 @@ def consider(
             known.append(checked.program_id)
     reason = "" if len(found) == challengers else composer.why_nothing()
     return Outcome(found, reason, _different(refused, found))
+
+
+class OfflineRewriter:
+    """`consider` as a `Rewriter`."""
+
+    author = "offline rewriter"
+
+    def rewrite(self, case: Case) -> list[Proposal]:
+        """What may run, or one record that says why nothing is proposed; then refused drafts."""
+        rng = Random(case.seed)
+        outcome = consider(
+            case.pool, case.evidence, case.champion_id, case.earlier, rng, case.wanted
+        )
+        first = outcome.proposals or [nothing(case.champion, REWRITER, outcome.reason)]
+        return [*first, *outcome.refused]
 
 
 def _different(refused: Iterable[Proposal], found: Iterable[Proposal]) -> list[Proposal]:
