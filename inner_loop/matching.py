@@ -27,6 +27,9 @@ from inner_loop.records import Edit
 _BLANK = " \t\r\f\v"
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _NEWLINE = re.compile(r"\r\n|\r|\n")
+ALIKE = 0.6
+"""difflib's ratio from which one line is taken for a misquotation of another."""
+_WORD = re.compile(r"[a-z]{3,}")
 SEARCHED_LINES = 50
 """Of a SEARCH text that is nowhere, how many lines are used to say what is nearest."""
 
@@ -333,7 +336,7 @@ def _nearest(page: _Page, wanted: _Wanted) -> tuple[int, str] | None:
     """A row of the file and the line that was expected there; None if nothing is alike.
 
     Of all places, the one with the most characters in equal lines; where no line is equal, the line
-    most like the first one (difflib).
+    most like the first one (difflib), or else the one that shares its words.
     """
     lines = [line.strip() for line in page.lines]
     search = [line.strip() for line in wanted.search[:SEARCHED_LINES]]
@@ -349,8 +352,19 @@ def _nearest(page: _Page, wanted: _Wanted) -> tuple[int, str] | None:
     first = next(line for line in wanted.search if line.strip())
     texts = {line.partition("#")[0].rstrip()[:200]: row for row, line in _backwards(lines)}
     texts |= {line[:200]: row for row, line in _backwards(lines)}
-    like = difflib.get_close_matches(first.strip()[:200], texts, 1, 0.4)
-    return (texts[like[0]], first) if like else None
+    like = difflib.get_close_matches(first.strip()[:200], texts, 1, ALIKE)
+    nearest = texts[like[0]] if like else _of_the_same_words(lines, first)
+    return None if nearest is None else (nearest, first)
+
+
+def _of_the_same_words(lines: Sequence[str], written: str) -> int | None:
+    """The row that shares the most words with `written`, rare ones counting more; None = none."""
+    rows = [set(_WORD.findall(line.lower())) for line in lines]
+    count = Counter(word for words in rows for word in words)
+    wanted = set(_WORD.findall(written.lower()))
+    scores = [sum(1 / count[word] for word in words & wanted) for words in rows]
+    best = max(scores, default=0.0)
+    return scores.index(best) if best > 0 else None
 
 
 def _backwards(lines: Sequence[str]) -> Iterator[tuple[int, str]]:

@@ -13,7 +13,7 @@ from statistics import fmean
 
 from inner_loop.records import Experiment, Move, Status
 
-MAX_IDLE_MOVES = 5
+MAX_IDLE_MOVES = 10
 """Moves in a row without an experiment after which a run is stalled."""
 
 

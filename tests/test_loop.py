@@ -159,7 +159,7 @@ def test_an_edit_is_checked_against_the_tip_its_own_verdict_leaves(
 def test_a_researcher_that_only_talks_ends_the_run_as_stalled(
     session: Callable[..., Session],
 ) -> None:
-    run = session(Scripted(*[Move(kind="unusable")] * 9))
+    run = session(Scripted(*[Move(kind="unusable")] * 12))
     assert work(run) == [("confirm", None)]
     assert run.desk.ledger.run(run.run.id).exit_reason == "stalled"
 
