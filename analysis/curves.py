@@ -11,7 +11,16 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from inner_loop.ledger import Ledger
-from inner_loop.records import Experiment, Move, Record, Run, RunDetail, Status, Tournament
+from inner_loop.records import (
+    Experiment,
+    Move,
+    Record,
+    Run,
+    RunDetail,
+    Status,
+    Tournament,
+    Track,
+)
 from inner_loop.settings import Answers, Usage
 
 MBPB_PER_BPB = 1000.0
@@ -44,7 +53,13 @@ def run_details(ledger: Ledger, tournament: Tournament) -> tuple[RunDetail, ...]
     blocks = _blocks(runs, found)
     opening = tournament.track.opening_baselines
     return tuple(
-        _detail(run, found[run.id], blocks.get(run.replicate, []), opening, ledger.moves(run.id))
+        _detail(
+            _seen(run, tournament.track),
+            found[run.id],
+            blocks.get(run.replicate, []),
+            opening,
+            ledger.moves(run.id),
+        )
         for run in runs
     )
 
@@ -62,8 +77,14 @@ def run_detail(ledger: Ledger, run_id: str) -> RunDetail:
         if other.role == "baseline" and other.replicate == run.replicate
     ]
     baselines = [e for other in block for e in ledger.experiments(other.id)]
-    opening = ledger.tournament(run.tournament_id).track.opening_baselines
-    return _detail(run, ledger.experiments(run_id), baselines, opening, ledger.moves(run_id))
+    track = ledger.tournament(run.tournament_id).track
+    return _detail(
+        _seen(run, track),
+        ledger.experiments(run_id),
+        baselines,
+        track.opening_baselines,
+        ledger.moves(run_id),
+    )
 
 
 def run_gain(
@@ -153,6 +174,14 @@ def _blocks(
     return blocks
 
 
+def _seen(run: Run, track: Track) -> Run:
+    """The run, without tokens and dollars where an agent used a model that is not seen here."""
+    if track.researcher != "command" or run.role == "baseline" or run.state == "waiting":
+        return run
+    unseen = run.spent.model_copy(update={"tokens": None, "usd": None})
+    return run.model_copy(update={"spent": unseen})
+
+
 def answers(moves: Sequence[Move]) -> Answers:
     """What a run's researcher answered, counted."""
     kinds = Counter(move.kind for move in moves)
@@ -178,10 +207,13 @@ def _detail(
 ) -> RunDetail:
     baselines = [e for e in block if e.kind == "baseline"]
     start = search_scores(e for e in baselines if e.index <= opening)
+    said = answers(moves)
+    if run.spent.usd is None:
+        said = said.model_copy(update={"usage": said.usage.model_copy(update={"usd": None})})
     return RunDetail(
         run=run,
         experiments=tuple(experiments),
         baseline_search_bpb=fmean(start) if start else None,
         gain=run_gain(run, experiments, audit_scores(baselines)),
-        answers=answers(moves),
+        answers=said,
     )

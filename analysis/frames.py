@@ -35,8 +35,8 @@ RUN_COLUMNS = {
     "keeps": "int64",
     "crashes": "int64",
     "clock_seconds": "float64",  # of the track's clock, charged experiments
-    "tokens": "int64",
-    "usd": "float64",
+    "tokens": "Int64",  # NA where a coding agent asked its model itself
+    "usd": "float64",  # NaN there, and where a price is not known
     "started_at": "string",  # UTC ISO
     "ended_at": "string",
 }

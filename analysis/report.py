@@ -29,7 +29,7 @@ from analysis.curves import (
 )
 from analysis.leaderboard import pooled_spread, standings_of
 from analysis.plots import curves_svg, forest_svg, gain_so_far, staircase_svg
-from analysis.story import Lineage, Story, rewriters, story_of
+from analysis.story import Lineage, Story, is_offline, rewriting, story_of
 from inner_loop.ledger import Ledger
 from inner_loop.program import parse_program
 from inner_loop.records import (
@@ -43,6 +43,7 @@ from inner_loop.records import (
     Submission,
     Tournament,
 )
+from inner_loop.settings import Usage
 
 
 class Report(Record):
@@ -60,6 +61,8 @@ class Report(Record):
     """Who led after each round and which instructions survived, as the rewriter's model sees it."""
     story: Story | None = None
     """The rounds that led here; None if there was only one."""
+    rewriter_usage: Usage | None = None
+    """What a model used as the rewriter, all rounds together; None where none was asked."""
     citations: tuple[CitationRow, ...] = ()
     """Self-report: what these runs' researcher cited, per instruction, the most cited first."""
 
@@ -118,8 +121,12 @@ def report_record(
     tournament: Tournament,
     run_ids: Collection[str] | None = None,
     lineage: Lineage | None = None,
+    rewriter_usage: Usage | None = None,
 ) -> Report:
-    """The report as data; `run_ids` limits the runs, never the leaderboard."""
+    """The report as data; `run_ids` limits the runs, never the leaderboard.
+
+    `rewriter_usage` is what a model used as the rewriter; nothing asked counts as None.
+    """
     details = run_details(ledger, tournament)
     board = standings_of(tournament, details)
     shown = _wanted(details, run_ids)
@@ -131,6 +138,7 @@ def report_record(
         runs=tuple(shown),
         lineage=lineage,
         story=story_of(ledger, tournament),
+        rewriter_usage=_asked(rewriter_usage),
         citations=citations(programs, shown, weighing_of(details, board.baseline_sd)),
     )
 
@@ -153,6 +161,7 @@ def render_report(
     *,
     commands: Sequence[str] = (),
     lineage: Lineage | None = None,
+    rewriter_usage: Usage | None = None,
 ) -> str:
     """The report as one HTML page that needs no network and no script.
 
@@ -162,6 +171,7 @@ def render_report(
         run_ids: runs to show in detail; None shows all. The leaderboard always has all.
         commands: what to type to get the same again, one line each.
         lineage: the leaders of the rounds, as the rewriter's model sees them.
+        rewriter_usage: what a model used as the rewriter, all rounds together.
     """
     details = run_details(ledger, tournament)
     board = standings_of(tournament, details)
@@ -191,9 +201,16 @@ def render_report(
             commands=list(commands),
             story=story,
             lineage=lineage,
-            rewriter=rewriters(story) if story else "",
+            rewriting=rewriting(story) if story else "",
+            is_offline=story is None or is_offline(story),
+            rewriter_usage=_asked(rewriter_usage),
+            unboxed={d.run.program_id for d in details if d.answers.untrusted},
         )
     )
+
+
+def _asked(usage: Usage | None) -> Usage | None:
+    return usage if usage and usage.calls else None
 
 
 def _environment() -> jinja2.Environment:

@@ -20,10 +20,11 @@ from analysis import wording
 from analysis.curves import run_details
 from analysis.leaderboard import CONFIDENCE, pooled_spread, standings_of
 from inner_loop.ledger import Ledger
-from inner_loop.program import parse_program
+from inner_loop.program import parse_program, unit_id
 from inner_loop.proposal import Operation, Proposal
 from inner_loop.records import Leaderboard, Record, Tournament
 
+OFFLINE_NAME = "offline"
 RUNS_PER_SQUARED_RATIO = 15.7
 MOST_WORTH_SAYING = 1000  # runs; beyond that a difference is too small to chase
 
@@ -34,13 +35,22 @@ class Change(Record):
     kind: str
     text: str
     """The instruction it is about, or the text it brings, in one line."""
+    was: str = ""
+    """What it replaces, in one line; empty where nothing is replaced."""
+    where_to: str = ""
+    """For a move: the section, or the instruction that it goes behind."""
     where_from: str
     """Name of the program the text comes from; empty if it was there or is new."""
     hypothesis: str
+    evidence: tuple[str, ...] = ()
+    """Rows of evidence that a model cited for it, as they were shown to it."""
 
 
 class Rewrite(Record):
-    """What a rewriter proposed from a round, drafted in vain, or why it proposed nothing."""
+    """What a rewriter proposed from a round, drafted in vain, or why it proposed nothing.
+
+    A model's words are shown as it wrote them: its hypotheses and focus are claims.
+    """
 
     base: str
     """Name of the program it started from."""
@@ -140,7 +150,7 @@ def story_of(ledger: Ledger, tournament: Tournament) -> Story | None:
 
 
 def rewrite_lines(ledger: Ledger, tournament: Tournament) -> list[str]:
-    """What was proposed from a round, for a terminal: one line a change or refused draft."""
+    """What was proposed from a round, for a terminal: a line a change, refused draft or row."""
     lines, refused = [], []
     for rewrite in rewrites_of(ledger, tournament):
         if not rewrite.changes:
@@ -149,19 +159,41 @@ def rewrite_lines(ledger: Ledger, tournament: Tournament) -> list[str]:
             refused.append(f"  {rewrite.focus}: {rewrite.rejection}")
         else:
             lines.append(f"Rewritten from {rewrite.base} ({rewrite.focus})")
-            lines += [f"  {c.kind.lower()} {_quoted(c)}: {c.hypothesis}" for c in rewrite.changes]
+            for change in rewrite.changes:
+                lines.append(f"  {change.kind.lower()} {_quoted(change)}: {change.hypothesis}")
+                lines += [f"    cites {row}" for row in change.evidence]
     if refused:
         lines += [f"{wording.count(len(refused), 'refused draft')} on record:", *refused]
     lines = [wording.visible(line) for line in lines]
     return lines or ["The rewriter has not been asked about this evidence."]
 
 
-def rewriters(story: Story) -> str:
-    """Who rewrote, in words."""
+def models(story: Story) -> list[str]:
+    """The language models that rewrote, by name."""
     names = {each.rewriter for round_ in story.rounds for each in round_.rewrites}
-    models = [f"the language model {name}" for name in sorted(names - {"offline"})]
-    offline = [f"the {wording.OFFLINE_REWRITER}"] if "offline" in names or not models else []
-    return " and ".join([*offline, *models])
+    return sorted(names - {OFFLINE_NAME})
+
+
+def is_offline(story: Story) -> bool:
+    """Whether no language model rewrote anything."""
+    return not models(story)
+
+
+def rewriting(story: Story) -> str:
+    """Who rewrites between the rounds, from what, in one sentence."""
+    names = {each.rewriter for round_ in story.rounds for each in round_.rewrites}
+    offline = f"the {wording.OFFLINE_REWRITER} composes challengers of instructions that exist"
+    asked = [f"the language model {name}" for name in models(story)]
+    if not asked:
+        who = f"{offline}, starting from the round's leader; it sees"
+    else:
+        first = f"{offline}, or " if OFFLINE_NAME in names else ""
+        who = (
+            f"{first}{wording.listed(asked)} is asked for challengers: it declares operations on "
+            "single instructions of the round's leader, which code carries out and checks; it sees "
+            "the instructions of the other programs,"
+        )
+    return f"After a round {who} what is estimated from the gains and nothing of the audit text."
 
 
 def rewrites_of(ledger: Ledger, tournament: Tournament) -> list[Rewrite]:
@@ -240,25 +272,42 @@ def _rewrite(ledger: Ledger, proposal: Proposal, names: Mapping[str, str]) -> Re
 def _change(
     ledger: Ledger, proposal: Proposal, operation: Operation, names: Mapping[str, str]
 ) -> Change:
-    texts = operation.texts or _texts(ledger, proposal, operation.instruction_ids)
+    there = _texts(ledger, proposal, operation.instruction_ids)
     source = operation.source_program_id
     return Change(
         kind=operation.kind,
-        text=wording.one_line(" / ".join(texts)),
+        text=_joined(operation.texts or there),
+        was=_joined(there) if operation.texts else "",
+        where_to=_destination(ledger, proposal, operation) if operation.kind == "MOVE" else "",
         where_from=names.get(source, source),
         hypothesis=wording.one_line(operation.hypothesis),
+        evidence=tuple(map(wording.one_line, operation.evidence)),
     )
 
 
 def _texts(ledger: Ledger, proposal: Proposal, ids: Sequence[str]) -> list[str]:
+    """The texts of instructions that the base has, or that an operation brings."""
     name, body = ledger.program(proposal.base_program_id)
-    known = {i.id: i.text for i in parse_program(body, name).instructions}
+    known = {unit_id(text): text for each in proposal.operations for text in each.texts}
+    known |= {i.id: i.text for i in parse_program(body, name).instructions}
     return [known.get(each, each) for each in ids]
+
+
+def _destination(ledger: Ledger, proposal: Proposal, operation: Operation) -> str:
+    if operation.after:
+        return f'behind "{_joined(_texts(ledger, proposal, [operation.after]))}"'
+    return f"to {wording.one_line(operation.section)}"
+
+
+def _joined(texts: Sequence[str]) -> str:
+    return " / ".join(map(wording.one_line, texts))
 
 
 def _quoted(change: Change) -> str:
     source = f" (from {change.where_from})" if change.where_from else ""
-    return f'"{change.text}"{source}'
+    where = f" {change.where_to}" if change.where_to else ""
+    was = f' (was: "{change.was}")' if change.was else ""
+    return f'"{change.text}"{was}{where}{source}'
 
 
 def _finding(duel: Duel) -> str:
@@ -278,7 +327,8 @@ def _unknown(duels: Sequence[Duel], rounds: Sequence[Round]) -> list[str]:
             "without single instructions tell."
         )
     track = rounds[-1].leaderboard.tournament.track
-    with_what = wording.OFFLINE if track.researcher == "catalog" else track.researcher
+    named = wording.one_line(f"{track.researcher} {track.model or ''}")
+    with_what = wording.OFFLINE if track.researcher == "catalog" else named
     return [
         *found,
         "Whether any of it holds on another track, another night or with another researcher: "

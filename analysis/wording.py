@@ -10,10 +10,11 @@ import math
 import unicodedata
 from collections.abc import Iterable
 
-from inner_loop.records import CrashCode, Leaderboard, RunDetail, Standing, Track
+from inner_loop.records import CrashCode, Leaderboard, RunDetail, Spent, Standing, Track
 from inner_loop.settings import Answers, Settings, Usage
 
 NOT_SCORED = "not scored"
+NOT_KNOWN = "not known"
 MAX_DECIMALS = 3
 MAX_LINE = 300  # characters of a stranger's line that are shown; the ledger keeps all
 UNTRUSTED = (
@@ -139,8 +140,30 @@ def is_untrusted(details: Iterable[RunDetail]) -> bool:
 
 def labels(board: Leaderboard, details: Iterable[RunDetail]) -> list[str]:
     """What a reader must know before any number."""
-    found = [OFFLINE] if board.tournament.track.researcher == "catalog" else []
-    return [*found, UNTRUSTED] if is_untrusted(details) else found
+    found, runs = [], list(details)
+    if board.tournament.track.researcher == "catalog":
+        found.append(OFFLINE)
+    if unboxed(runs):
+        found.append(_agent_without_a_box(runs))
+    if is_untrusted(runs):
+        found.append(UNTRUSTED)
+    return found
+
+
+def unboxed(details: Iterable[RunDetail]) -> list[str]:
+    """Names of the programs under which an agent ran without a box, in order, each once."""
+    return list(dict.fromkeys(d.run.program_name for d in details if d.answers.untrusted))
+
+
+def _agent_without_a_box(details: list[RunDetail]) -> str:
+    runs = [d for d in details if d.run.role != "baseline"]
+    stamped = [d for d in runs if d.answers.untrusted]
+    names = one_line(listed(unboxed(stamped), "and"))
+    return (
+        f"untrusted agent: in {len(stamped)} of {count(len(runs), 'run')} ({names}) the coding "
+        "agent ran without a box, so it could read this machine's files, the hidden text and "
+        "other runs among them."
+    )
 
 
 def answers(found: Answers, experiments: int) -> str:
@@ -151,7 +174,8 @@ def answers(found: Answers, experiments: int) -> str:
         experiments: charged experiments of the run.
     """
     usage = found.usage
-    if not (usage.calls or found.failed or found.untrusted or found.unusable):
+    faults = found.failed + found.unusable + found.repaired + found.continued
+    if not (usage.calls or faults or found.untrusted or usage.usd is None):
         return ""
     counts = [
         f"{count(found.edits, 'edit')} applied",
@@ -165,7 +189,9 @@ def answers(found: Answers, experiments: int) -> str:
     said = f"Answers: {', '.join(counts)}."
     if found.untrusted:
         said += f" {found.untrusted} of an agent that ran without a box: untrusted."
-    return f"{said} {_cost(usage, experiments)}" if usage.calls else said
+    if usage.calls:
+        return f"{said} {_cost(usage, experiments)}"
+    return f"{said} The agent's tokens and dollars are not known here." if usage.usd is None else said
 
 
 def _cost(usage: Usage, experiments: int) -> str:
@@ -194,6 +220,21 @@ def dollars(usd: float | None) -> str:
     if usd is None:
         return "price not known"
     return f"${usd:.2f}" if usd >= 0.1 or not usd else f"${usd:.2g}"
+
+
+def tokens(number: int | None) -> str:
+    """`12,000`; those of a coding agent, which asks its model itself, are not known."""
+    return NOT_KNOWN if number is None else f"{number:,}"
+
+
+def bill(spent: Iterable[Spent | Usage]) -> tuple[str, str]:
+    """Tokens and dollars of all together; one that is not known leaves the sum unknown."""
+    each = list(spent)
+    counted = [s.tokens for s in each if s.tokens is not None]
+    paid = [s.usd for s in each if s.usd is not None]
+    if len(counted) < len(each):
+        return NOT_KNOWN, NOT_KNOWN
+    return tokens(sum(counted)), dollars(sum(paid) if len(paid) == len(each) else None)
 
 
 def _hidden(character: str) -> bool:
@@ -247,6 +288,6 @@ def _unfinished(board: Leaderboard) -> list[str]:
     return [f"{missing} of {count(board.planned_runs, 'planned run')} {verb} not finished."]
 
 
-def listed(names: list[str]) -> str:
+def listed(names: list[str], joined_by: str = "or") -> str:
     """`a`, `a or b`, `a, b or c`."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {joined_by} {names[-1]}"

@@ -249,8 +249,8 @@ class AnthropicHearing(Hearing):
                 self.ended = True
 
     def _begin(self, message: dict[str, Any]) -> None:
-        _must_be_assistant(message.get("role"))
         self._header(message)
+        _must_be_assistant(message.get("role"))
 
     def tokens(self) -> tuple[object, object, object, object]:
         """Input tokens are told in three parts: new, read from the cache, written to it."""

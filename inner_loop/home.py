@@ -56,6 +56,10 @@ class Home:
         """Folder of one run: worktree, program.md, logs, results.tsv."""
         return self.tournament(tournament_id) / "runs" / run_id
 
+    def rewriter(self, first_tournament_id: str) -> Path:
+        """Where the rewriter of a series of rounds keeps what it was asked and answered."""
+        return self.tournament(first_tournament_id) / "rewriter"
+
     def make(self) -> None:
         """Create the folder.
 

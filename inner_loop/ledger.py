@@ -27,6 +27,7 @@ from inner_loop.records import (
     Submission,
     Tournament,
 )
+from inner_loop.settings import Usage
 
 _schema = sa.MetaData()
 _meta = sa.Table("meta", _schema, sa.Column("schema_version", sa.Integer, primary_key=True))
@@ -337,14 +338,14 @@ class Ledger:
         return static.model_copy(update={**state, "spent": self.spent(row.id)})
 
     def spent(self, run_id: str) -> Spent:
-        """What a run has used: charged experiments, clock seconds, tokens and dollars."""
+        """What a run has used; one call of unknown price leaves its dollars unknown."""
         charged = [e for e in self.experiments(run_id) if e.kind in ("edit", "rerun")]
-        moves = self.moves(run_id)
+        used = sum((move.usage for move in self.moves(run_id)), Usage())
         return Spent(
             experiments=len(charged),
             gpu_seconds=sum(e.measured.clock_seconds for e in charged),
-            tokens=sum(m.usage.tokens for m in moves),
-            usd=sum(m.usage.usd or 0.0 for m in moves),
+            tokens=used.tokens,
+            usd=used.usd,
         )
 
     # --- integrity ----------------------------------------------------------------------------

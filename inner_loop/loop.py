@@ -62,7 +62,8 @@ class Session:
                     await self._try(move)
             await self._ask_about_the_last()
         except OutOfBudget as end:
-            return self._exit_reason() or f"budget ({end})"
+            reason = self._exit_reason() or f"budget ({end})"
+            self.desk.ledger.set_run(self.run.id, exit_reason=reason)  # a resumed run ends there
         return reason
 
     # --- one step -----------------------------------------------------------------------------
@@ -164,6 +165,8 @@ class Session:
     def _exit_reason(self) -> str:
         if self._pending_move():
             return ""
+        if self.run.exit_reason:
+            return self.run.exit_reason
         if self._position().is_stalled:
             return "stalled"
         return exhausted(self.desk.track.budget, self.desk.ledger.spent(self.run.id))
@@ -184,6 +187,8 @@ class Session:
         (folder / "program.md").write_bytes(self.program.text.encode("utf-8"))
         if self.run.state == "waiting":
             self.desk.ledger.set_run(self.run.id, state="running", started_at=self.desk.now())
+        if notes := self._notes():
+            _write(folder / "notes.md", notes)
         self._show_tip()
         self._write_results()
 
@@ -296,10 +301,13 @@ class Session:
 
 
 def exhausted(budget: Budget, spent: Spent, names: Iterable[str] = Budget.model_fields) -> str:
-    """Which cap of `budget` is reached, or an empty string; `names` are the caps asked about."""
+    """Which cap of `budget` is reached, or an empty string; `names` are the caps asked about.
+
+    What is not known counts as nothing here: the meter refuses a cap that it cannot hold.
+    """
     for name in names:
         cap = getattr(budget, name)
-        if cap is not None and getattr(spent, name) >= cap:
+        if cap is not None and (getattr(spent, name) or 0) >= cap:
             return f"budget ({name})"
     return ""
 

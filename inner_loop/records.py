@@ -137,12 +137,12 @@ class Budget(Record):
 
 
 class Spent(Record):
-    """What a run has used so far; same fields and units as `Budget`."""
+    """What a run has used so far; same fields and units as `Budget`, None = not known."""
 
     experiments: int = 0
     gpu_seconds: float = 0.0
-    tokens: int = 0
-    usd: float = 0.0
+    tokens: int | None = 0
+    usd: float | None = 0.0
 
 
 class Track(Record):

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from inner_loop.errors import UserError
 from inner_loop.records import Move
 from inner_loop.researcher import Brief, Setup
+from inner_loop.settings import Usage
 
 _MOVES = TypeAdapter(tuple[Move, ...])
 
@@ -32,7 +33,7 @@ class Replay:
     async def next_move(self, brief: Brief) -> Move:
         """Move number `brief.move_number` of the recording; `unusable` past its end."""
         if brief.move_number <= len(self.moves):
-            return self.moves[brief.move_number - 1]
+            return self.moves[brief.move_number - 1].model_copy(update={"usage": Usage()})
         count = len(self.moves)
         return Move(kind="unusable", description=f"the recording ends after {count} moves")
 

@@ -64,6 +64,8 @@ def tournament(
     night_usd: opt.NightUsd = None,
     rewriter: opt.RewriterKind = "offline",
     rewriter_model: opt.RewriterModel = None,
+    rewriter_base_url: opt.RewriterBaseUrl = None,
+    challengers: opt.Challengers = 1,
 ) -> None:
     """Run programs against each other at equal budget. The same command resumes where it was."""
     _tournament(
@@ -84,7 +86,7 @@ def tournament(
         },
         settings=setting,
         night=(night_tokens, night_usd),
-        rewriter=(rewriter, rewriter_model),
+        rewriting=(rewriter, rewriter_model, rewriter_base_url, challengers),
     )
 
 
@@ -143,7 +145,11 @@ def show(
     run: Annotated[str, typer.Argument(help="A run id, or a part of one that only it has.")],
     experiment: Annotated[int | None, typer.Option(help="One experiment, with its diff.")] = None,
     transcript: Annotated[
-        bool, typer.Option("--transcript", help="What a model was asked, and what it answered.")
+        bool,
+        typer.Option(
+            "--transcript",
+            help="What a model was asked, and what it answered; of a tournament: its rewriter.",
+        ),
     ] = False,
     as_json: opt.AsJson = False,
 ) -> None:
@@ -151,16 +157,16 @@ def show(
     from outer_loop.details import experiment_detail, find_run
 
     home, ledger = _home(), _ledger()
-    found = find_run(ledger, run)
     if transcript:
-        from outer_loop.transcript_view import transcript_of, transcript_text
+        from outer_loop.transcript_view import said_in, transcript_text
 
-        said = transcript_of(home, ledger, found, experiment)
+        said = said_in(home, ledger, run, experiment)
         if as_json:
             _print_json(said)
         else:
             _print(transcript_text(said))
         return
+    found = find_run(ledger, run)
     if experiment is not None:
         one = experiment_detail(home, ledger, found, experiment)
         if as_json:
@@ -318,10 +324,10 @@ def _tournament(
     chosen: dict[str, Any] | None = None,
     settings: list[str] | None = None,
     night: tuple[int | None, float | None] = (None, None),
-    rewriter: tuple[str, str | None] = ("offline", None),
+    rewriting: tuple[str, str | None, str | None, int] = ("offline", None, None, 1),
 ) -> None:
     from inner_loop.meter import Cap
-    from outer_loop.drive import drive
+    from outer_loop.drive import Rewriting, drive
     from outer_loop.track_choice import chosen_track
 
     drive(
@@ -333,7 +339,7 @@ def _tournament(
         seed=seed,
         slots=slots,
         night=Cap("night", *night),
-        rewriter=rewriter,
+        rewriting=Rewriting(*rewriting),
     )
 
 

@@ -101,15 +101,9 @@ def write_report(
 
 def lineage_of(ledger: Ledger, tournament: Tournament) -> Lineage | None:
     """The leaders of a series of rounds; None where there was only one round, or no score."""
-    from analysis.story import Lineage
-    from outer_loop.rounds import evidence, leaders, survivors
+    from outer_loop.leading import Seen
 
-    series = ledger.series(tournament.id)
-    if len(series) == 1 or not all(evidence(ledger, [each]) for each in series):
-        return None
-    return Lineage(
-        leaders=tuple(leaders(ledger, tournament)), survivors=tuple(survivors(ledger, tournament))
-    )
+    return Seen.of(ledger, tournament).lineage()
 
 
 def commands(ledger: Ledger, tournament: Tournament) -> list[str]:
@@ -121,5 +115,12 @@ def commands(ledger: Ledger, tournament: Tournament) -> list[str]:
     words += ["--track", track.name if shipped else f"{track.name}.toml"]
     words += ["--replicates", str(first.replicates)]
     words += ["--rounds", str(len(series))] if len(series) > 1 else []
-    words += ["--seed", str(first.seed), *as_words(track)]
+    words += ["--seed", str(first.seed), *as_words(track), *_rewriter_words(ledger, series)]
     return [shlex.join(words)]
+
+
+def _rewriter_words(ledger: Ledger, series: list[Tournament]) -> list[str]:
+    """What to type for the rewriter, where it was a model."""
+    labels = [p.rewriter for each in series for p in ledger.proposals(each.id)]
+    kind, _, model = next((label for label in labels if " " in label), "").partition(" ")
+    return ["--rewriter", kind, "--rewriter-model", model] if model else []

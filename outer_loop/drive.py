@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from inner_loop.meter import Cap, Meter
 from inner_loop.records import Tournament, Track
 from inner_loop.repo import Repository
 from inner_loop.researcher import Setup, make_researcher
+from inner_loop.settings import Settings, Usage
 from inner_loop.transcript import spent_in
 from outer_loop.details import write_report
 from outer_loop.plan import (
@@ -44,6 +45,8 @@ from outer_loop.progress import Reporter
 from outer_loop.tournament import conduct, record_plan
 
 INTERRUPTED = 130
+ACCOUNT = "rewriter"
+"""What the meter calls a rewriter's spending."""
 
 
 def drive(
@@ -56,32 +59,23 @@ def drive(
     slots: int | None,
     rounds: int = 1,
     night: Cap | None = None,
-    rewriter: tuple[str, str | None] = ("offline", None),
+    rewriting: Rewriting | None = None,
 ) -> None:
     """Plan a tournament and run it to its end, or resume it; then print standings and report.
 
     With more rounds, programs are rewritten from the evidence after each, and the challengers meet
-    the leader and the controls in the next. `night` caps what all language models of it use;
-    `rewriter` is the kind and model of who rewrites, the researcher's model where none is named.
+    the leader and the controls in the next. `night` caps what all language models of it use.
 
     Raises:
-        UserError: anything about the request that cannot work, before anything is spent.
+        UserError: anything about the request that cannot work, before anything is spent; later, a
+            service that fails for good, or the night's cap.
     """
     slots = slots or default_slots(track)
     admitted = admit([program_path(p, home) for p in programs] if programs else shipped_programs())
-    if rounds > 1 and all(each.entrant.role == "control" for each in admitted):
-        raise UserError(
-            "Rounds need at least one program that is no control, to be rewritten; add one."
-        )
-    asked = make_researcher(Setup.of(track))
     meter = Meter(night, track.settings.concurrency)
-    rewriting = Setup(
-        kind=rewriter[0], model=rewriter[1] or track.model, settings=track.settings, meter=meter
-    )
-    if rounds > 1:
-        from outer_loop.rewriter.choice import make_rewriter  # numpy and scipy: only where needed
-
-        make_rewriter(rewriting)
+    asked = make_researcher(replace(Setup.of(track), meter=Meter(night)))
+    rewriter = (rewriting or Rewriting()).setup(track, meter)
+    _check_rounds(rounds, admitted, rewriter)
     home.make()
     with home.driver_lock():
         preflight(track, slots)
@@ -92,78 +86,132 @@ def drive(
         here = here.model_copy(update={"protocol": asked.protocol})
         plan = make_plan(here, admitted, replicates=replicates, seed=seed)
         record_plan(ledger, plan, admitted, utc_now)
-        _run(home, ledger, repository, plan, data.name, slots, meter)
-        page = write_report(home, ledger, plan)
-        folder = home.tournament(plan.id) / "rewriter"
-        for number in range(2, rounds + 1):
-            following = _rewritten(
-                ledger, repository, plan, number, replace(rewriting, folder=folder)
-            )
-            _tell_rewrite(ledger, plan, number, goes_on=following is not None)
-            if following is None:
-                page = write_report(home, ledger, plan)  # again, with why nothing follows
-                break
-            record_plan(ledger, following[0], following[1], utc_now)
-            ledger.add_round(following[0].id, plan.id)
-            plan = following[0]
-            _run(home, ledger, repository, plan, data.name, slots, meter)
-            page = write_report(home, ledger, plan)
+        wanted = (rewriting or Rewriting()).challengers
+        series = Series(home, ledger, repository, data.name, slots, meter, rewriter, wanted)
+        plan, page = series.conduct(plan, rounds)
         _finish(ledger, plan, page)
         repository.close()
         ledger.close()
 
 
-def _rewritten(
-    ledger: Ledger, repository: Repository, plan: Tournament, number: int, setup: Setup
-) -> tuple[Tournament, list[Admitted]] | None:
-    """The next round, as the rewriter and the evidence want it; None where nothing is new."""
-    from outer_loop.rewriter.choice import ACCOUNT, make_rewriter
-    from outer_loop.rounds import next_round
-
-    assert setup.folder is not None
-    setup.meter.open(ACCOUNT, spent_in(setup.folder))
-    rewriter = make_rewriter(replace(setup, run_id=ACCOUNT, tell=Console(highlight=False).print))
-    with _stoppable():
-        return next_round(
-            ledger,
-            plan,
-            number,
-            utc_now,
-            rewriter=rewriter,
-            train_py=lambda commit: repository.files(commit)["train.py"],
-        )
-
-
-def _run(
-    home: Home,
-    ledger: Ledger,
-    repository: Repository,
-    plan: Tournament,
-    data: str,
-    slots: int,
-    meter: Meter,
-) -> None:
-    console = Console()
-    done, total = _finished_trainings(ledger, plan), trainings(plan)
-    console.print(_announcement(plan, total, done, slots), soft_wrap=True, highlight=False)
-    if all(run.state == "complete" for run in ledger.runs(plan.id)):
-        console.print("Already complete; another --seed starts a fresh one.")
+def _check_rounds(rounds: int, admitted: Sequence[Admitted], rewriter: Setup) -> None:
+    if rounds == 1:
+        if rewriter.kind != "offline":
+            raise UserError(
+                f"--rewriter {rewriter.kind} has nothing to do in one round; add --rounds 2."
+            )
         return
-    reporter = Reporter(console, plan, total, done)
-    work = conduct(
-        home,
-        ledger,
-        repository,
-        plan,
-        data=data,
-        slots=slots,
-        now=utc_now,
-        on_experiment=reporter.experiment,
-        meter=meter,
-        tell=reporter.tell,
-    )
-    with reporter.showing():
-        _run_until_stopped(work)
+    if all(each.entrant.role == "control" for each in admitted):
+        raise UserError(
+            "Rounds need at least one program that is no control, to be rewritten; add one."
+        )
+    from outer_loop.rewriter.choice import make_rewriter  # numpy and scipy: only where needed
+
+    # a meter of its own: what this one tells, to nobody, would not be told again
+    make_rewriter(replace(rewriter, meter=Meter(rewriter.meter.night)))
+
+
+@dataclass(frozen=True)
+class Rewriting:
+    """Who rewrites programs between rounds, as it was typed."""
+
+    kind: str = "offline"
+    model: str | None = None
+    base_url: str | None = None
+    challengers: int = 1
+
+    def setup(self, track: Track, meter: Meter) -> Setup:
+        """What the rewriter is made for.
+
+        The researcher's settings are its own too where both are of one kind; another provider's
+        key must never go to the researcher's server.
+        """
+        same = self.kind == track.researcher
+        settings = track.settings if same else Settings()
+        if self.base_url is not None:
+            settings = settings.model_copy(update={"base_url": self.base_url})
+        model = self.model or (track.model if same else None)
+        return Setup(kind=self.kind, model=model, settings=settings, meter=meter)
+
+
+@dataclass(frozen=True)
+class Series:
+    """Rounds of running and rewriting, on one home that is held."""
+
+    home: Home
+    ledger: Ledger
+    repository: Repository
+    data: str
+    slots: int
+    meter: Meter
+    rewriter: Setup
+    challengers: int
+
+    def conduct(self, plan: Tournament, rounds: int) -> tuple[Tournament, Path]:
+        """Run, or resume, all rounds; the last one and its report."""
+        folder = self.home.rewriter(plan.id)
+        self.meter.open(ACCOUNT, spent_in(folder))
+        page = self._run(plan)
+        for number in range(2, rounds + 1):
+            following = self._rewritten(plan, number, folder)
+            _tell_rewrite(self.ledger, plan, number, goes_on=following is not None)
+            if following is None:
+                return plan, write_report(self.home, self.ledger, plan)  # with why nothing follows
+            record_plan(self.ledger, *following, utc_now, follows=plan.id)
+            plan = following[0]
+            page = self._run(plan)
+        return plan, page
+
+    def _rewritten(
+        self, plan: Tournament, number: int, folder: Path
+    ) -> tuple[Tournament, list[Admitted]] | None:
+        """The next round, as the rewriter and the evidence want it; None where nothing is new."""
+        from outer_loop.rewriter.choice import make_rewriter
+        from outer_loop.rounds import next_round
+
+        tell = Console(highlight=False, markup=False, soft_wrap=True).print
+        rewriter = make_rewriter(replace(self.rewriter, run_id=ACCOUNT, folder=folder, tell=tell))
+        stored = {p.rewriter for p in self.ledger.proposals(plan.id)} - {rewriter.label}
+        if stored:
+            tell(f"After round {number - 1} {stored.pop()} has rewritten already; that stands.")
+        with _stoppable():
+            return next_round(
+                self.ledger,
+                plan,
+                number,
+                utc_now,
+                rewriter=rewriter,
+                train_py=lambda commit: self.repository.files(commit)["train.py"],
+                wanted=self.challengers,
+            )
+
+    def _run(self, plan: Tournament) -> Path:
+        """One round, and its report."""
+        console, ledger = Console(), self.ledger
+        for run in ledger.runs(plan.id):
+            self.meter.open(run.id, sum((m.usage for m in ledger.moves(run.id)), Usage()))
+        done, total = _finished_trainings(ledger, plan), trainings(plan)
+        announcement = _announcement(plan, total, done, self.slots)
+        console.print(announcement, soft_wrap=True, highlight=False)
+        if all(run.state == "complete" for run in ledger.runs(plan.id)):
+            console.print("Already complete; another --seed starts a fresh one.")
+            return write_report(self.home, ledger, plan)
+        reporter = Reporter(console, plan, total, done)
+        work = conduct(
+            self.home,
+            ledger,
+            self.repository,
+            plan,
+            data=self.data,
+            slots=self.slots,
+            now=utc_now,
+            on_experiment=reporter.experiment,
+            meter=self.meter,
+            tell=reporter.tell,
+        )
+        with reporter.showing():
+            _run_until_stopped(work)
+        return write_report(self.home, ledger, plan)
 
 
 def _run_until_stopped(work: Coroutine[Any, Any, None]) -> None:

@@ -98,7 +98,20 @@ RewriterModel = Annotated[
     str | None,
     typer.Option(
         "--rewriter-model",
-        help="Its model. Default: the researcher's.",
+        help="Its model. Default: the researcher's, if both are of one kind.",
         rich_help_panel=_NIGHT,
     ),
+]
+RewriterBaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--rewriter-base-url",
+        help="A compatible server for the rewriter. Default: the researcher's, if both are of one "
+        "kind.",
+        rich_help_panel=_NIGHT,
+    ),
+]
+Challengers = Annotated[
+    int,
+    typer.Option(min=1, max=9, help="Rewritten programs a round.", rich_help_panel=_NIGHT),
 ]

@@ -29,19 +29,33 @@ from inner_loop.program import parse_program
 from inner_loop.records import Experiment, Run, Tournament, derive_seed
 from inner_loop.repo import Commit, Repository
 from inner_loop.researcher import Setup, make_researcher
-from inner_loop.settings import Usage
 from outer_loop.plan import Admitted, planned_runs
 
 
 def record_plan(
-    ledger: Ledger, tournament: Tournament, admitted: Sequence[Admitted], now: Callable[[], str]
+    ledger: Ledger,
+    tournament: Tournament,
+    admitted: Sequence[Admitted],
+    now: Callable[[], str],
+    *,
+    follows: str = "",
 ) -> None:
-    """Freeze the plan in the ledger; doing it again changes nothing."""
+    """Freeze the plan in the ledger; doing it again changes nothing.
+
+    Args:
+        ledger: where it goes.
+        tournament: the plan.
+        admitted: its programs, in the order of its entrants.
+        now: the clock.
+        follows: the tournament from whose evidence its programs were rewritten, if any.
+    """
     for each in admitted:
         body = each.program.text.encode("utf-8")
         ledger.add_program(each.program.id, each.program.name, body)
         ledger.add_submission(each.submission, now())
     ledger.add_tournament(tournament, now())
+    if follows:
+        ledger.add_round(tournament.id, follows)
     for run in planned_runs(tournament):
         ledger.add_run(run)
 
@@ -66,8 +80,6 @@ async def conduct(
     """
     repository.remove_stale_locks()
     shutil.rmtree(home.scratch, ignore_errors=True)  # left by a killed driver
-    for run in ledger.runs(tournament.id):
-        meter.open(run.id, sum((move.usage for move in ledger.moves(run.id)), Usage()))
     executor = LocalExecutor(Site(home.cache, home.scratch), slots)
     desk = Desk(
         ledger=ledger,

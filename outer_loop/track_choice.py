@@ -34,6 +34,7 @@ def chosen_track(name: str, chosen: Mapping[str, Any], settings: Sequence[str] =
     track = load_track(name)
     typed = {key: value for key, value in chosen.items() if value is not None}
     typed |= dict(_pair(word) for word in settings)
+    _check_use(typed.get("researcher", track.researcher), typed)
     own: dict[str, Any] = {key: typed[key] for key in ("researcher", "model") if key in typed}
     budget: dict[str, Any] = {key: typed[key] for key in Budget.model_fields if key in typed}
     rest = {key: value for key, value in typed.items() if key not in own | budget}
@@ -46,12 +47,25 @@ def chosen_track(name: str, chosen: Mapping[str, Any], settings: Sequence[str] =
     )
 
 
+def _check_use(researcher: str, typed: Mapping[str, Any]) -> None:
+    """Nothing may be typed that the researcher would ignore without a word."""
+    models = ("model", "base_url") if researcher == "catalog" else ()
+    ignored = [key for key in models if key in typed]
+    ignored += ["command"] if "command" in typed and researcher != "command" else []
+    if ignored:
+        kind = "command" if ignored == ["command"] else "anthropic or openai"
+        raise UserError(
+            f"Researcher '{researcher}' has no use for --{ignored[0].replace('_', '-')}; add "
+            f"--researcher {kind}, or leave it out."
+        )
+
+
 def as_words(track: Track) -> list[str]:
     """What to type beside a track's name so that `chosen_track` gives it again."""
     words = ["--experiments", str(track.budget.experiments), "--researcher", track.researcher]
     words += ["--model", track.model] if track.model else []
     words += ["--max-tokens", str(track.budget.tokens)] if track.budget.tokens else []
-    words += ["--max-usd", f"{track.budget.usd:g}"] if track.budget.usd else []
+    words += ["--max-usd", repr(track.budget.usd)] if track.budget.usd else []
     for key, value in track.settings.model_dump().items():
         if value != getattr(Settings(), key):
             words += ["--set", f"{key}={','.join(value) if isinstance(value, tuple) else value}"]
@@ -64,6 +78,8 @@ def _pair(word: str) -> tuple[str, Any]:
         raise UserError(f"--set {word} is no setting; write KEY=VALUE, for example effort=high.")
     if key not in Settings.model_fields:
         raise unknown("setting", key, Settings.model_fields)
+    if not value:
+        raise UserError(f"--set {key}= has no value; leave it out for the default.")
     several = Settings.model_fields[key].annotation == tuple[str, ...]
     return key, tuple(value.split(",")) if several else value
 

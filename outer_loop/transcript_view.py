@@ -19,9 +19,10 @@ from inner_loop.errors import UserError, unknown
 from inner_loop.home import Home
 from inner_loop.ledger import Ledger
 from inner_loop.record import Record
-from inner_loop.records import Run
+from inner_loop.records import Run, Tournament
 from inner_loop.settings import Usage
 from inner_loop.transcript import Exchange, Transcript, read_all
+from outer_loop.details import find_run
 
 SHORT = 600
 """Characters that are repeated rather than referred to."""
@@ -58,6 +59,32 @@ def transcript_of(home: Home, ledger: Ledger, run: Run, experiment: int | None =
     exchanges, damaged = read_all(paths)
     return SaidInRun(
         run_id=run.id, experiment=experiment, exchanges=tuple(exchanges), damaged=tuple(damaged)
+    )
+
+
+def said_in(home: Home, ledger: Ledger, name: str, experiment: int | None = None) -> SaidInRun:
+    """The exchanges of a run by its name, or of the rewriter by a tournament's id.
+
+    Raises:
+        UserError: there is nothing of that name, or nothing was said.
+    """
+    if tournament := next((t for t in ledger.tournaments() if t.id == name), None):
+        return rewriter_transcript(home, ledger, tournament)
+    return transcript_of(home, ledger, find_run(ledger, name), experiment)
+
+
+def rewriter_transcript(home: Home, ledger: Ledger, tournament: Tournament) -> SaidInRun:
+    """What the rewriter of a series of rounds was asked, and what it answered.
+
+    Raises:
+        UserError: no language model rewrote anything there.
+    """
+    first = ledger.series(tournament.id)[0].id
+    exchanges, damaged = read_all(Transcript(home.rewriter(first)).paths())
+    if not exchanges and not damaged:
+        raise UserError(f"No language model has rewritten a program of {tournament.id}.")
+    return SaidInRun(
+        run_id=f"{first}, rewriter", exchanges=tuple(exchanges), damaged=tuple(damaged)
     )
 
 

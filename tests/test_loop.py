@@ -16,7 +16,7 @@ from inner_loop.ledger import Ledger
 from inner_loop.loop import Session
 from inner_loop.meter import OutOfBudget
 from inner_loop.program import parse_program
-from inner_loop.records import Edit, Entrant, Measured, Move, Run, Tournament, Track
+from inner_loop.records import Edit, Entrant, Experiment, Measured, Move, Run, Tournament, Track
 from inner_loop.repo import Repository
 from inner_loop.researcher import Brief
 from inner_loop.settings import Usage
@@ -314,3 +314,31 @@ def test_a_failure_at_the_closing_question_is_asked_again_by_the_next_driver(
         work(session(Down(edit("A = 1", "A = 222")), experiments=1))
     again = session(Scripted(Move(kind="close", verdict="discard")), experiments=1)
     assert [status for _, status in work(again)] == ["discard", None]
+
+
+def test_a_run_that_ended_at_a_cap_stays_ended_for_a_driver_with_more(
+    session: Callable[..., Session],
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    class Poor(Scripted):
+        async def next_move(self, brief: Brief) -> Move:
+            if self.briefs:
+                raise OutOfBudget("run cap of 9 tokens")
+            return await super().next_move(brief)
+
+    first = session(Poor(edit("A = 1", "A = 222")), experiments=3)
+    confirms = first.desk.on_experiment
+
+    def die(e: Experiment) -> None:
+        confirms(e)
+        if e.kind == "confirm":
+            raise Killed
+
+    first.desk = replace(first.desk, on_experiment=die)
+    with pytest.raises(Killed):
+        asyncio.run(first.work())
+    again = session(Scripted(edit("A = 222", "A = 2")), experiments=3)
+    assert [kind for kind, _ in work(again)] == ["", "confirm"]
+    assert again.desk.ledger.run(again.run.id).exit_reason == "budget (run cap of 9 tokens)"

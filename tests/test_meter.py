@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -31,6 +32,14 @@ async def spend(
     return True
 
 
+async def spend_or_stop(*words: Any) -> bool:
+    """The same where a night's cap, or one too small for any call, says no as well."""
+    try:
+        return await spend(*words)
+    except UserError:
+        return False
+
+
 calls = st.lists(
     st.tuples(
         st.sampled_from("abc"),
@@ -55,7 +64,7 @@ def test_no_cap_is_ever_passed(
         for account, most, percent, turns in plan:
             used = most * percent // 100
             bound, real = usage(most, most / 100), usage(used, used / 100)
-            jobs.append(spend(meter, account, cap, bound, real, turns))
+            jobs.append(spend_or_stop(meter, account, cap, bound, real, turns))
         return await asyncio.gather(*jobs)
 
     allowed = asyncio.run(all_at_once())
@@ -113,8 +122,37 @@ def test_the_nights_cap_is_shared_and_named() -> None:
         async with meter.call("b", Cap("run", tokens=1_000), usage(5)):
             pytest.fail("it may not begin")
 
-    with pytest.raises(OutOfBudget, match="night cap of 10 tokens"):
+    with pytest.raises(UserError, match=r"night cap of 10 tokens leaves no room.*6 tokens spent"):
         asyncio.run(over())
+
+
+def test_at_the_nights_cap_a_call_waits_for_what_others_really_use() -> None:
+    meter = Meter(Cap("night", tokens=100), concurrency=9)
+
+    async def two() -> list[bool]:
+        first = spend(meter, "a", Cap("run"), usage(90), usage(1), yields=5)
+        return await asyncio.gather(first, spend(meter, "b", Cap("run"), usage(90), usage(90)))
+
+    assert asyncio.run(two()) == [True, True]
+    assert meter.spent("b").tokens == 90
+
+
+def test_a_cap_that_allows_no_call_says_so_before_anything_is_spent() -> None:
+    meter = Meter()
+    with pytest.raises(UserError, match="run cap of 5 tokens does not allow a single call"):
+        asyncio.run(spend(meter, "r", Cap("run", tokens=5), usage(6), usage(6)))
+    with pytest.raises(UserError, match="is none"):
+        Cap("night", usd=float("nan"))
+
+
+def test_one_meter_serves_one_event_loop_after_the_other() -> None:
+    meter = Meter(concurrency=1)
+
+    async def crowd() -> list[bool]:
+        jobs = [spend(meter, "r", Cap("run"), usage(1), usage(1), yields=3) for _ in range(3)]
+        return await asyncio.gather(*jobs)
+
+    assert asyncio.run(crowd()) == asyncio.run(crowd()) == [True] * 3
 
 
 def test_an_account_begins_with_what_the_ledger_says_and_only_once() -> None:

@@ -12,8 +12,9 @@ from inner_loop.errors import UserError
 from inner_loop.home import Home
 from inner_loop.ledger import Ledger
 from inner_loop.records import Tournament
+from outer_loop.leading import TAKES_OVER, Seen, program
 from outer_loop.rewriter.offline import consider
-from outer_loop.rounds import leader, leaders, next_round, program, stayers, survivors
+from outer_loop.rounds import next_round, stayers
 from tests.conftest import QUICK, Cli
 from tests.ledger_fixture import (
     AT,
@@ -52,7 +53,7 @@ CLEAR = {"alpha": (0.1, 0.12, 0.11), "beta": (0.3, 0.32, 0.31), "one-line": (0.5
 
 def test_the_leader_is_the_entrant_most_is_expected_of_and_never_a_control(ledger: Ledger) -> None:
     plan = field(ledger, CLEAR)
-    assert leader(ledger, plan).name == "beta"
+    assert Seen.of(ledger, plan).leader.name == "beta"
     assert [e.name for e in stayers(ledger, plan)] == ["beta", "one-line"]
 
 
@@ -60,20 +61,22 @@ def test_a_leader_of_an_earlier_round_stays_one_while_nothing_beats_it(ledger: L
     first = field(ledger, CLEAR)
     second = field(ledger, {"gamma": (0.0, 0.01, 0.02), "beta": (0.3, 0.31, 0.3)}, "two")
     ledger.add_round(second.id, first.id)
-    assert leader(ledger, second).name == "beta"
-    found = leaders(ledger, second)
+    assert Seen.of(ledger, second).leader.name == "beta"
+    found = Seen.of(ledger, second).leaders()
     assert [(row.round, row.name, row.expected) for row in found] == [
         (1, "beta", 0.0),
         (2, "beta", 0.0),
     ]
-    assert {row.since for row in survivors(ledger, second)} == {1}
-    assert {row.instruction_id for row in survivors(ledger, second)} <= set(instruction_ids("beta"))
+    assert {row.since for row in Seen.of(ledger, second).survivors()} == {1}
+    assert {row.instruction_id for row in Seen.of(ledger, second).survivors()} <= set(
+        instruction_ids("beta")
+    )
 
 
 def test_without_a_score_there_is_nothing_to_rewrite(ledger: Ledger) -> None:
     plan = write_tournament(ledger, [Plan("alpha", 0, state="running")], [[3.0, 3.0]])
     with pytest.raises(UserError, match="nothing to rewrite"):
-        leader(ledger, plan)
+        _ = Seen.of(ledger, plan).leader
 
 
 def test_the_same_evidence_gives_the_same_next_round_and_is_asked_once(ledger: Ledger) -> None:
@@ -175,3 +178,28 @@ def test_a_challenger_never_takes_a_name_of_the_series(ledger: Ledger) -> None:
     following = next_round(ledger, plan, 2, lambda: AT)
     assert following is not None
     assert [e.name for e in following[0].entrants] == ["beta", "challenger-2b"]
+
+
+def test_another_program_leads_only_when_it_is_likely_enough_to_be_better(ledger: Ledger) -> None:
+    first = field(ledger, {"beta": (0.3, 0.1, 0.2), "one-line": (0.0, 0.1, 0.0)})
+    second = field(ledger, {"beta": (0.2, 0.2, 0.2), "gamma": (0.2, 0.201, 0.2)}, "two")
+    ledger.add_round(second.id, first.id)
+    assert [lead.entrant.name for lead in Seen.of(ledger, second).leads()] == ["beta", "beta"]
+    third = field(ledger, {"beta": (0.1, 0.1, 0.1), "gamma": (0.3, 0.31, 0.3)}, "three")
+    ledger.add_round(third.id, second.id)
+    newest = Seen.of(ledger, third).leads()[-1]
+    assert newest.entrant.name == "gamma"
+    assert newest.round == 3
+    assert newest.p_better is not None
+    assert newest.p_better > TAKES_OVER
+
+
+def test_a_round_without_a_score_leaves_the_others_told(ledger: Ledger) -> None:
+    first = field(ledger, CLEAR)
+    plans = [Plan("gamma", 0, state="running"), Plan("beta", 0, state="running")]
+    second = write_tournament(ledger, plans, [[3.0, 3.0]], name="two")
+    ledger.add_round(second.id, first.id)
+    lineage = Seen.of(ledger, second).lineage()
+    assert lineage is not None
+    assert [row.round for row in lineage.leaders] == [1]
+    assert Seen.of(ledger, first).lineage() is None

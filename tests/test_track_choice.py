@@ -26,7 +26,9 @@ def test_every_word_lands_in_its_field() -> None:
 def test_what_decides_answers_is_in_the_fingerprint_and_patience_is_not() -> None:
     plain = chosen_track("tiny-cpu", {}, []).fingerprint
     assert chosen_track("tiny-cpu", {}, ["effort=high"]).fingerprint != plain
-    assert chosen_track("tiny-cpu", {"base_url": "http://here"}, []).fingerprint != plain
+    other = {"researcher": "openai", "model": "m"}
+    here = chosen_track("tiny-cpu", other | {"base_url": "http://here"}, [])
+    assert here.fingerprint != chosen_track("tiny-cpu", other, []).fingerprint
     assert chosen_track("tiny-cpu", {"tokens": 9}, []).fingerprint != plain
     assert chosen_track("tiny-cpu", {}, ["timeout_seconds=9", "concurrency=2"]).fingerprint == plain
 
@@ -45,6 +47,7 @@ def test_the_words_of_a_track_give_it_again() -> None:
     [
         ("efort=high", "Did you mean 'effort'"),
         ("effort", "KEY=VALUE"),
+        ("effort=", "has no value"),
         ("temperature=hot", "temperature cannot be 'hot'"),
         ("max_output_tokens=1", "max_output_tokens cannot be '1'"),
     ],
@@ -53,3 +56,17 @@ def test_a_word_that_fits_nothing_is_one_sentence(word: str, says: str) -> None:
     with pytest.raises(UserError, match=says) as caught:
         chosen_track("tiny-cpu", {}, [word])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [
+        ({"model": "m"}, "no use for --model; add --researcher anthropic or openai"),
+        ({"base_url": "http://here"}, "no use for --base-url"),
+        ({"command": "claude"}, "no use for --command; add --researcher command"),
+        ({"researcher": "openai", "model": "m", "command": "x"}, "no use for --command"),
+    ],
+)
+def test_what_the_researcher_would_ignore_is_refused(chosen: dict[str, str], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        chosen_track("tiny-cpu", chosen, [])

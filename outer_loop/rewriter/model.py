@@ -18,7 +18,8 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from analysis.wording import one_line, visible
-from inner_loop.messages import Ask, NoReply, Reply
+from inner_loop.errors import UserError
+from inner_loop.messages import Ask, NoReply, Reply, TooLong
 from inner_loop.meter import OutOfBudget
 from inner_loop.program import unit_id
 from inner_loop.proposal import Operation, Proposal, proposal_id
@@ -76,13 +77,12 @@ class ModelRewriter:
     label: str
     focuses: tuple[str, ...] = FOCUSES
 
-    @property
-    def author(self) -> str:
-        """Who is named as the author of its programs."""
-        return f"{self.label} (rewriter)"
-
     def rewrite(self, case: Case) -> list[Proposal]:
-        """What may run first, then what was refused. Not to be called inside an event loop."""
+        """What may run first, then what was refused. Not to be called inside an event loop.
+
+        Raises:
+            UserError: no answer came, so there is nothing to record.
+        """
 
         async def work() -> list[Proposal]:
             return await rewrite(self.connect(), case, self.label, self.focuses)
@@ -96,13 +96,15 @@ async def rewrite(
     """`case.wanted` proposals, one focus each, those that may run first.
 
     The model is asked again for each, and shown what it proposed before. Where the service fails or
-    a cap is reached, the rest is not asked for and the reason is recorded.
+    a cap is reached, the rest is not asked for if there is something to run, and nothing is
+    recorded if there is not: what was answered is stored, so that the next call goes on from there.
 
     Raises:
-        UserError: the service can never work as it is set up.
+        UserError: no answer came and nothing may run yet, or the service can never work as it is
+            set up.
     """
     found: list[Proposal] = []
-    for number in range(case.wanted):
+    for asked in range(len(case.history), len(case.history) + case.wanted):
         known = [each.program_id for each in found if not each.rejection]
         now = replace(
             case, history=[*case.history, *found], earlier=case.earlier | frozenset(known)
@@ -112,18 +114,34 @@ async def rewrite(
             reason = "There is no strategy instruction and no rival, so no evidence to rest on."
             return [nothing(case.champion, label, reason)]
         try:
-            found.append(await desk.propose(correspondent.ask, focuses[number % len(focuses)]))
+            found.append(await desk.propose(correspondent.ask, focuses[asked % len(focuses)]))
+        except TooLong as stop:
+            found.append(nothing(case.champion, label, _too_long(stop)))
+            break
         except (NoReply, OutOfBudget) as stop:
-            found.append(nothing(case.champion, label, _unasked(stop)))
+            if not known:
+                raise _stopped(stop) from stop
             break
     return sorted(found, key=lambda each: bool(each.rejection))
 
 
-def _unasked(stop: NoReply | OutOfBudget) -> str:
-    why = one_line(visible(str(stop))).rstrip(".")
+def _too_long(stop: TooLong) -> str:
+    return f"The request is too long for the model: {_why(stop)}."
+
+
+def _stopped(stop: NoReply | OutOfBudget) -> UserError:
     if isinstance(stop, OutOfBudget):
-        return f"The model was not asked: it could have gone over the {why}."
-    return f"The model did not answer: {why}."
+        return UserError(
+            f"The rewriter stopped at the {_why(stop)}; raise it and give the same command again."
+        )
+    return UserError(
+        f"The rewriter got no answer ({_why(stop)}). Nothing is lost: the same command goes on "
+        "from there."
+    )
+
+
+def _why(stop: Exception) -> str:
+    return one_line(visible(str(stop))).rstrip(".")
 
 
 @dataclass(frozen=True)
@@ -149,7 +167,8 @@ class Desk:
         """One proposal, after one repair turn if the first answer may not run.
 
         Raises:
-            NoReply, OutOfBudget: there was no first answer.
+            NoReply, OutOfBudget: there was no answer, first or repaired.
+            TooLong: the request does not fit; where only the repair's does not, it is a rejection.
             UserError: the service can never work as it is set up.
         """
         number = len(self.case.history) + 1
@@ -161,8 +180,8 @@ class Desk:
         again = repair(first, reply, proposal.rejection)
         try:
             repaired = self.judged(await ask(f"rewrite-{number}-2", again), focus)
-        except (NoReply, OutOfBudget) as stop:
-            return _rejected(proposal, f"{proposal.rejection} {_unasked(stop)}")
+        except TooLong as stop:
+            return _rejected(proposal, f"{proposal.rejection} {_too_long(stop)}")
         if repaired.operations or not proposal.operations:
             return repaired
         return _rejected(proposal, f"{proposal.rejection} Its repair: {repaired.rejection}")

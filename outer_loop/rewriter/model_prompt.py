@@ -36,7 +36,9 @@ PROMPTS = Path(__file__).parent.parent / "prompts"
 HISTORY = 10
 """Earlier proposals that are shown."""
 MAX_SHOWN = 600
-"""Characters of a text from the field, and of a reason."""
+"""Characters of a reason, and of a long text from the field once `MAX_FIELD` is used up."""
+MAX_FIELD = 30_000
+"""Characters of texts from the field that are shown as they are."""
 MAX_PAST = 200
 """Characters of a text in the history."""
 MAX_ECHO = 20_000
@@ -89,7 +91,7 @@ def _champion(program: Program) -> Iterator[dict[str, Any]]:
     ids = [unit.id for unit in program.instructions]
     for unit in program.instructions:
         row = {"id": unit.id, "role": roles[unit.index].role, "section": unit.section}
-        above = structure.within[unit.index]
+        above = structure.under[unit.index]
         if above is not None:
             row["under"] = ids[above]
         if ids.count(unit.id) > 1:
@@ -98,9 +100,16 @@ def _champion(program: Program) -> Iterator[dict[str, Any]]:
 
 
 def _field(composer: Composer) -> Iterator[dict[str, Any]]:
+    """Texts of other programs; one that is cut says so."""
+    used = 0
     for family in offered(composer):
         source, text = composer.addable[family]
-        yield {"id": family, "program": source.id, "text": cut(text, MAX_SHOWN)}
+        shown = cut(text, MAX_TEXT)
+        if used + len(shown) > MAX_FIELD:
+            shown = cut(text, MAX_SHOWN)
+        used += len(shown)
+        row = {"id": family, "program": source.id, "text": shown}
+        yield row if shown == text else {**row, "note": f"cut; it has {len(text):,} characters"}
 
 
 def _history(case: Case, composer: Composer) -> Iterator[dict[str, Any]]:
@@ -122,8 +131,10 @@ def _outcome(proposal: Proposal, case: Case, composer: Composer) -> str:
     if proposal.rejection:
         return f"refused: {cut(proposal.rejection, MAX_SHOWN)}"
     new, old = proposal.program_id, proposal.base_program_id
-    if not {row.program_id for row in case.evidence}.issuperset({new, old}):
+    if new not in {each.id for each in case.pool}:
         return "accepted, not run yet"
+    if not {row.program_id for row in case.evidence}.issuperset({new, old}):
+        return "ran without a score"
     gain = composer.posterior.difference(new, old, composer.pool.held)
     return f"ran; against the program it was made from: {believed(gain)}"
 

@@ -3,7 +3,7 @@
 Owns: finding that object in a reply, its shape, and the exact reason where it is not one.
 Does not own: whether the operations can be carried out or may run (`apply`, `verify`, `model`).
 
-Tolerant of what does no harm (prose around it, one id where a list is asked for, a list marker
+Tolerant of what does no harm (prose and wrappers around it, one id where a list is asked for, a list marker
 before a text, unknown keys), never of what would have to be guessed. No reply raises anything but
 `Unreadable`.
 """
@@ -31,10 +31,14 @@ MAX_NAMES = 50
 SHOWN = 40
 """Characters that are kept of what should be an id and is none."""
 TRIES = 200
-"""Places in a reply where an object is looked for."""
+"""Places in a reply where an object is looked for, from its end."""
 
 _KINDS: tuple[OperationKind, ...] = get_args(OperationKind)
 _OPENING = re.compile(r"\{(?=\s*\")")
+_THOUGHTS = re.compile(
+    r"\s*<think(?:ing)?>.*?</think(?:ing)?>|.*?(?:\A|\n)[ \t]*</think(?:ing)?>",
+    re.IGNORECASE | re.DOTALL,
+)
 _INSTRUCTION = re.compile(r"I-[0-9a-f]{8}(?![0-9a-f])", re.IGNORECASE)
 _ROW = re.compile(r"(?<![A-Za-z0-9])E-\d{1,6}(?!\d)", re.IGNORECASE)
 _MARKER = re.compile(r"\A\s*(?:[-*+]|\d{1,3}[.)])[ \t]+")
@@ -75,27 +79,44 @@ def read_rewrite(text: str) -> Draft:
 
 
 def _found(text: str) -> dict[str, Any]:
-    """The last JSON object with operations: models think aloud before they answer."""
+    """The one JSON object with operations, wherever it stands and whatever it is wrapped in."""
     if len(text) > MAX_REPLY:
         raise Unreadable(f"The reply has {len(text):,} characters; {MAX_REPLY:,} may be.")
     if not text.strip():
         raise Unreadable("The reply is empty.")
-    found, broken, end = None, "", 0
-    for opening in list(_OPENING.finditer(text))[:TRIES]:
-        if opening.start() < end:
-            continue
+    thoughts = _THOUGHTS.match(text)
+    answer = text[thoughts.end() :] if thoughts else text
+    objects, broken = _objects(answer if _OPENING.search(answer) else text)
+    if not objects and broken:
+        raise Unreadable(f"The reply's JSON cannot be read ({broken}).")
+    if not objects:
+        raise Unreadable('The reply holds no JSON object with "operations".')
+    if any(each != objects[0] for each in objects):
+        raise Unreadable(
+            f'The reply holds {len(objects)} different JSON objects with "operations"; send one.'
+        )
+    return objects[0]
+
+
+def _objects(text: str) -> tuple[list[dict[str, Any]], str]:
+    """The outermost objects with operations, and why the last one that should be one is none.
+
+    They are looked for from the end: evidence that a model repeats while it thinks comes before.
+    """
+    found: list[tuple[int, int, dict[str, Any]]] = []
+    last, broken, other = text.rfind('"operations"'), "", ""
+    for opening in list(_OPENING.finditer(text))[: -TRIES - 1 : -1]:
+        start = opening.start()
         try:
-            value, end = json.JSONDecoder().raw_decode(text, opening.start())
+            value, end = json.JSONDecoder().raw_decode(text, start)
         except (ValueError, RecursionError) as error:
-            broken = broken or str(error)
+            broken = broken or (str(error) if start < last else "")
+            other = str(error)
             continue
         if isinstance(value, dict) and "operations" in value:
-            found = value
-    if found is None and broken:
-        raise Unreadable(f"The reply's JSON cannot be read ({broken}).")
-    if found is None:
-        raise Unreadable('The reply holds no JSON object with "operations".')
-    return found
+            inside = (each for each in found if each[0] >= end)
+            found = [(start, end, value), *inside]
+    return [value for *_, value in found], broken or other
 
 
 def _operation(value: object, number: int) -> Operation:

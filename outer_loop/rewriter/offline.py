@@ -93,6 +93,7 @@ def consider(
 class OfflineRewriter:
     """`consider` as a `Rewriter`."""
 
+    label = REWRITER
     author = "offline rewriter"
 
     def rewrite(self, case: Case) -> list[Proposal]:

@@ -49,8 +49,8 @@ class Rewriter(Protocol):
     """Answers a case; must be a function of it, so that a killed series can go on."""
 
     @property
-    def author(self) -> str:
-        """Who is named as the author of its programs."""
+    def label(self) -> str:
+        """What its proposals carry: `offline`, or provider and model."""
         ...
 
     def rewrite(self, case: Case) -> list[Proposal]:
