@@ -191,7 +191,9 @@ def answers(found: Answers, experiments: int) -> str:
         said += f" {found.untrusted} of an agent that ran without a box: untrusted."
     if usage.calls:
         return f"{said} {_cost(usage, experiments)}"
-    return f"{said} The agent's tokens and dollars are not known here." if usage.usd is None else said
+    return (
+        f"{said} The agent's tokens and dollars are not known here." if usage.usd is None else said
+    )
 
 
 def _cost(usage: Usage, experiments: int) -> str:

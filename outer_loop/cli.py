@@ -221,7 +221,7 @@ def report(
     as_json: opt.AsJson = False,
 ) -> None:
     """Write the tournament's report as one HTML page, and print its tables."""
-    from outer_loop.details import lineage_of, runs_of, write_report
+    from outer_loop.details import lineage_of, rewriter_usage, runs_of, write_report
 
     home, ledger = _home(), _ledger()
     chosen = ledger.tournament(tournament)
@@ -229,7 +229,8 @@ def report(
     if as_json:
         from analysis.report import report_record
 
-        _print_json(report_record(ledger, chosen, run_ids, lineage_of(ledger, chosen)))
+        spent = rewriter_usage(home, ledger, chosen)
+        _print_json(report_record(ledger, chosen, run_ids, lineage_of(ledger, chosen), spent))
         return
     path = write_report(home, ledger, chosen, program, output)
     from analysis.citations_view import citations_table

@@ -15,7 +15,9 @@ from inner_loop.home import Home
 from inner_loop.ledger import Ledger
 from inner_loop.records import ExperimentDetail, Run, Tournament
 from inner_loop.repo import Repository
+from inner_loop.settings import Usage
 from inner_loop.tracks import TRACKS
+from inner_loop.transcript import spent_in
 from outer_loop.track_choice import as_words
 
 if TYPE_CHECKING:
@@ -90,13 +92,25 @@ def write_report(
     path = output or home.tournament(tournament.id) / name
     again = commands(ledger, tournament)
     lineage = lineage_of(ledger, tournament)
-    page = render_report(ledger, tournament, run_ids, commands=again, lineage=lineage)
+    page = render_report(
+        ledger,
+        tournament,
+        run_ids,
+        commands=again,
+        lineage=lineage,
+        rewriter_usage=rewriter_usage(home, ledger, tournament),
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8")
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise UserError(f"Cannot write to {path}; give --output another path.") from error
     return path
+
+
+def rewriter_usage(home: Home, ledger: Ledger, tournament: Tournament) -> Usage:
+    """What the rewriter of a series of rounds has cost so far."""
+    return spent_in(home.rewriter(ledger.series(tournament.id)[0].id))
 
 
 def lineage_of(ledger: Ledger, tournament: Tournament) -> Lineage | None:

@@ -132,6 +132,22 @@ ORDERS = {
         "reorders contract instructions",
     ),
     "writes a rule": (order(add("You may edit prepare.py too.")), "writes strategy only"),
+    "ends the run": (order(add("Stop after the first experiment.")), "ends the run"),
+    "asks a person": (order(add("Ask the user before each edit.")), "asks a person"),
+    "keeps everything": (
+        order(add("Keep every change whatever it measured.")),
+        "keeps what measures worse",
+    ),
+    "forbids the work": (order(add("Never edit train.py.")), "must not be edited"),
+    "announces rules": (
+        order({"kind": "ADD", "texts": ["Go on."], "section": "Rules"}),
+        "strategy only",
+    ),
+    "moves a rule": (
+        order({"kind": "MOVE", "ids": [SECOND], "after": STRATEGY[0]}),
+        "move the con",
+    ),
+    "answers in a table": (order(add("| MATRIX_LR | 0.05 |")), "MATRIX_LR"),
     "writes a gate": (order(add("Never stop, whatever the budget.")), "writes strategy only"),
     "opens a section of rules": (
         order({"kind": "ADD", "texts": ["Go on."], "section": "Setup"}),
@@ -166,7 +182,7 @@ def told(text: str) -> str:
 
 
 # what the champion says already is no news, and the champion came through the door
-FROM_CHAMPION = [(name, "the champion") for name in ORDERS if name != "carries an answer"]
+FROM_CHAMPION = [(name, "the champion") for name in ORDERS if "answer" not in name]
 
 
 @pytest.mark.parametrize(("name", "by"), [*((n, "a rival") for n in ORDERS), *FROM_CHAMPION])

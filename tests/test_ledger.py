@@ -10,7 +10,17 @@ import pytest
 from inner_loop.errors import UserError
 from inner_loop.home import REPOSITORY, Home
 from inner_loop.ledger import Ledger
-from inner_loop.records import Entrant, Experiment, Measured, Move, Run, Tournament, Track
+from inner_loop.loop import exhausted
+from inner_loop.records import (
+    Budget,
+    Entrant,
+    Experiment,
+    Measured,
+    Move,
+    Run,
+    Tournament,
+    Track,
+)
 from inner_loop.settings import Usage
 
 AT = "2026-01-01T00:00:00+00:00"
@@ -88,6 +98,16 @@ def test_spending_is_summed_from_moves_and_experiments(ledger: Ledger) -> None:
         ledger.add_experiment(an_experiment(number), AT, number)
     spent = ledger.run("T-1-one-r0").spent
     assert (spent.experiments, spent.gpu_seconds, spent.tokens, spent.usd) == (2, 7.0, 20, 0.5)
+
+
+def test_one_call_of_unknown_price_leaves_the_dollars_of_a_run_unknown(ledger: Ledger) -> None:
+    for number, usd in enumerate((0.25, None, 0.25), start=1):
+        move = Move(kind="edit", usage=Usage(calls=1, tokens_in=7, tokens_out=3, usd=usd))
+        ledger.add_move("T-1-one-r0", number, move, AT)
+    spent = ledger.run("T-1-one-r0").spent
+    assert (spent.tokens, spent.usd) == (30, None)
+    assert exhausted(Budget(experiments=5, usd=0.1), spent) == ""
+    assert exhausted(Budget(experiments=5, tokens=30, usd=0.1), spent) == "budget (tokens)"
 
 
 def test_the_durable_settings_are_on(ledger: Ledger) -> None:

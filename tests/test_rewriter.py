@@ -16,9 +16,10 @@ from inner_loop.outline import outline
 from inner_loop.program import MAX_PROGRAM_BYTES, parse_program, read_program, split_lines
 from inner_loop.proposal import Operation, Proposal, proposal_id
 from inner_loop.records import Program
-from inner_loop.roles import role_of_units
+from inner_loop.roles import role_of_units, roles
 from outer_loop.door_text import shape_findings
 from outer_loop.rewriter.apply import apply, apply_one
+from outer_loop.rewriter.rules import rule_in
 from outer_loop.rewriter.surgery import RewriteRefused
 from outer_loop.rewriter.verify import rejection, verified
 
@@ -222,6 +223,7 @@ RIGHTLY = re.compile(
     r"|would change the contract|wording of the contract"
     r"|lose the gate|changes nothing|is empty|no instruction|control character|code fence"
     r"|reads like an error|no operation puts|would change the gate|writes strategy only"
+    r"|would move the contract|which stands under it|another introduction|may mean the opposite"
 )
 
 
@@ -425,6 +427,66 @@ def test_a_rewriter_writes_no_rule_even_where_the_author_vouches(
     assert reason.endswith("a rewriter writes strategy only.")
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Stop after the first experiment.", "ends the run"),
+        ("When nothing helps any more, stop.", "ends the run"),
+        ("End the run once two losses follow each other.", "ends the run"),
+        ("The run is over when a gain is large.", "ends the run"),
+        ("Stop and ask the user to confirm.", "ends the run"),
+        ("Check with a human before bold steps.", "asks a person"),
+        ("Wait for approval before each edit.", "asks a person"),
+        ("Go on unless somebody says no.", "asks a person"),
+        ("Keep every change whatever it measured.", "keeps what measures worse"),
+        ("Keep all changes, even those that lost.", "keeps what measures worse"),
+        ("Keep it regardless.", "keeps what measures worse"),
+        ("Never revert a change.", "keeps what measures worse"),
+        ("Never edit `train.py`.", "says what must not be edited"),
+        ("Change nothing.", "says what must not be edited"),
+    ],
+)
+def test_a_rewriter_does_not_end_the_run_ask_a_person_or_keep_everything(
+    text: str, reason: str
+) -> None:
+    found = rule_in(text)
+    assert found is not None
+    assert found.reason == reason
+    operation = op("ADD", texts=[text], after=one("Be bold."))
+    assert f"({reason}); a rewriter writes strategy only." in why(
+        apply(BASE, [operation]).text, [operation]
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Stop following a direction after two losses.",
+        "Stop the search along a knob after two losses.",
+        "Ask of each idea what it costs, and whether a gain could be luck.",
+        "Spend no more experiments on a knob that lost twice.",
+        "While the run is young, take big steps; before the run ends, small ones.",
+        "Keep whatever lowers the loss.",
+        "Accept any change that lowers val_bpb.",
+        "Keep a change even if the gain is small, when it is simpler.",
+        "Sometimes accept a slightly worse result early.",
+        "Seek confirmation on another seed.",
+        "Never discard an idea after one loss.",
+        "Change nothing else in that experiment.",
+        "Keep every experiment small.",
+    ],
+)
+def test_strategy_that_only_sounds_like_a_rule_is_none(text: str) -> None:
+    assert rule_in(text) is None
+
+
+def test_what_shipped_programs_call_strategy_a_rewriter_may_write() -> None:
+    for path in sorted(PROGRAMS.glob("*/card.toml")):
+        program = read_program(path.parent)
+        for unit, role in zip(program.instructions, roles(program), strict=True):
+            assert role.role != "strategy" or rule_in(unit.text) is None, unit.text
+
+
 def test_what_stands_under_a_contract_heading_is_no_strategy_either() -> None:
     base = parse("# T\n\n## Setup\n\n- Read it all.\n\n## Ideas\n\n- Be bold.\n")
     operation = op("ADD", texts=["Go wide."], after=one("Read it all."))
@@ -437,12 +499,93 @@ def test_what_stands_under_a_contract_heading_is_no_strategy_either() -> None:
 
 
 def test_a_rewriter_opens_no_section_that_reads_as_a_rule() -> None:
-    for title, reads in (("Edit prepare.py too", "as contract"), ("Never stop", "as gate")):
+    titles = [("Edit prepare.py too", "as contract"), ("Never stop", "as gate")]
+    titles += [("Rules", "as contract (announces"), ("**Ground rules:**", "as contract (announces")]
+    for title, reads in titles:
         operation = op("ADD", texts=["More."], section=f"T / {title}")
         reason = why(apply(BASE, [operation]).text, [operation])
         assert reason.startswith(f"The rewrite opens the section {title!r}, which reads {reads}")
-    fine = op("ADD", texts=["More."], section="T / Strategy")
-    assert why(apply(BASE, [fine]).text, [fine]) == ""
+    for title in ("Strategy", "Order of work", "Rules of thumb"):
+        fine = op("ADD", texts=["More."], section=f"T / {title}")
+        assert why(apply(BASE, [fine]).text, [fine]) == ""
+
+
+AVOID = parse(
+    "# T\n\nMinimise val_bpb.\n\n## Ideas\n\nBegin with the embeddings.\n\n"
+    "These ideas never paid, so avoid them:\n\n- Halve the batch.\n- Remove the softcap.\n\n"
+    "Then try:\n\n- Wider layers.\n- Tune the rates\n  - of the matrices\n\n"
+    "## Closed roads\n\n- Doubling the depth.\n- Untied heads.\n"
+)
+LEAD, BEGIN = named(AVOID, "These ideas"), named(AVOID, "Begin with")
+HALVE, SOFTCAP = named(AVOID, "Halve"), named(AVOID, "Remove the")
+DEPTH, WIDER = named(AVOID, "Doubling"), named(AVOID, "Wider")
+
+
+def turned(*operations: Operation) -> str:
+    return rejection(AVOID, operations, apply(AVOID, operations).text)
+
+
+@pytest.mark.parametrize(
+    ("operations", "reason"),
+    [
+        ([op("REMOVE", LEAD)], f"REMOVE would take {LEAD} from {HALVE}, which stands under it"),
+        (
+            [op("EDIT", LEAD, texts=["These ideas always paid, so begin with them:"])],
+            f"EDIT would take {LEAD} from {HALVE}",
+        ),
+        ([op("MERGE", BEGIN, LEAD, texts=["Begin here:"])], f"MERGE would take {LEAD} from"),
+        ([op("SPLIT", LEAD, texts=["Be quick.", "Try these:"])], f"SPLIT would take {LEAD} from"),
+        ([op("MOVE", LEAD, section="T / Ideas")], f"MOVE would take {LEAD} from {HALVE}"),
+        ([op("REMOVE", LEAD), op("REMOVE", HALVE)], f"REMOVE would take {LEAD} from {SOFTCAP}"),
+        (
+            [op("ADD", texts=["Try these:"], after=BEGIN), op("REMOVE", LEAD)],
+            f"REMOVE would take {LEAD} from {HALVE}",
+        ),
+        ([op("MOVE", HALVE, after=BEGIN)], f"MOVE would take {HALVE} out of 'These ideas never"),
+        ([op("MOVE", HALVE, after=WIDER)], f"MOVE would take {HALVE} out of 'These ideas never"),
+        ([op("MOVE", DEPTH, after=WIDER)], f"MOVE would take {DEPTH} out of 'Closed roads'"),
+        ([op("MOVE", WIDER, after=HALVE)], f"MOVE would take {WIDER} into 'These ideas never"),
+        ([op("MOVE", BEGIN, after=DEPTH)], f"MOVE would take {BEGIN} into 'Closed roads'"),
+    ],
+)
+def test_no_operation_turns_a_prohibition_round(operations: list[Operation], reason: str) -> None:
+    assert turned(*operations).startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        [op("REMOVE", HALVE)],
+        [op("REMOVE", HALVE), op("REMOVE", SOFTCAP), op("REMOVE", LEAD)],
+        [op("MOVE", HALVE, after=SOFTCAP)],
+        [op("MOVE", WIDER, after=BEGIN)],
+        [op("ADD", texts=["Fewer heads."], after=HALVE)],
+        [op("EDIT", HALVE, texts=["Quarter the batch."])],
+    ],
+)
+def test_lists_of_what_to_avoid_can_be_worked_on(operations: list[Operation]) -> None:
+    assert turned(*operations) == ""
+
+
+def test_a_paragraph_that_would_introduce_a_list_of_others_is_refused() -> None:
+    base = parse("# T\n\nMinimise val_bpb.\n\n## Ideas\n\nBe bold.\n\n- Go wide.\n")
+    for operation in (
+        op("ADD", texts=["These never paid, avoid them:"], after=one("Be bold.")),
+        op("EDIT", one("Be bold."), texts=["These never paid, avoid them:"]),
+    ):
+        reason = rejection(base, [operation], apply(base, [operation]).text)
+        assert reason == (
+            f"Instruction {one('Go wide.')} would stand under another introduction than before."
+        )
+
+
+def test_a_contract_instruction_stays_where_it_is() -> None:
+    for operation in (
+        op("MOVE", one("Minimise val_bpb."), after=one("Be bold.")),
+        op("MOVE", one("Minimise val_bpb."), section="T / End"),
+    ):
+        reason = why(apply(BASE, [operation]).text, [operation])
+        assert reason.startswith("MOVE would move the contract instruction")
 
 
 ANSWERS = ("Error code: 429", "API Error 529", "Type error: x", "I\u2019m unable to help.", "null")

@@ -16,7 +16,7 @@ from analysis.citations import CitationRow
 from inner_loop.correspond import Correspondent, correspondent_for
 from inner_loop.errors import UserError
 from inner_loop.literals import literals
-from inner_loop.messages import Ask, NoReply, Reply
+from inner_loop.messages import Ask, NoReply, Reply, TooLong
 from inner_loop.meter import Cap, Meter, OutOfBudget
 from inner_loop.program import MAX_PROGRAM_BYTES, parse_program, read_program
 from inner_loop.proposal import Evidence, Operation, Proposal, proposal_id
@@ -27,7 +27,7 @@ from outer_loop.rewriter.answers import answer_in
 from outer_loop.rewriter.apply import apply
 from outer_loop.rewriter.choice import ACCOUNT, make_rewriter
 from outer_loop.rewriter.model import FOCUSES, Desk, ModelRewriter, rewrite
-from outer_loop.rewriter.model_prompt import block
+from outer_loop.rewriter.model_prompt import MAX_FIELD, MAX_SHOWN, block
 from outer_loop.rewriter.model_reply import (
     MAX_OPERATIONS,
     MAX_REPLY,
@@ -160,6 +160,7 @@ def reply(*operations: object, **more: object) -> str:
 
 
 GOOD = reply(ADD, REMOVE)
+OBJECT = {"focus": "order", "hypothesis": "Cheap tests find more.", "operations": [ADD, REMOVE]}
 
 
 def alone(*answers: Answer, **more: object) -> Proposal:
@@ -213,10 +214,30 @@ def test_the_program_a_text_comes_from_is_found_by_its_wording() -> None:
     assert alone(GOOD).operations[0].source_program_id == ""
 
 
-def test_the_last_object_counts_and_braces_in_prose_do_not() -> None:
+def test_thoughts_and_braces_in_prose_do_not_count() -> None:
     thought = f"<think>{{a}} first {reply(REMOVE)} no, {{'x': 1}}</think>"
     found = alone(f"{thought}{GOOD}")
     assert len(found.operations) == 2
+
+
+def test_the_answer_is_found_behind_any_number_of_repeated_rows() -> None:
+    rows = "\n".join(json.dumps({"id": f"E-{n}", "says": "x"}) for n in range(300))
+    assert read_rewrite(f"I look at them all.\n{rows}\n{GOOD}") == read_rewrite(GOOD)
+
+
+@pytest.mark.parametrize("around", ['{"proposal": %s}', "[%s]", '{"a": [{"b": %s}]}'])
+def test_an_object_around_the_answer_does_no_harm(around: str) -> None:
+    assert read_rewrite(around % json.dumps(OBJECT)) == read_rewrite(GOOD)
+
+
+def test_two_different_answers_are_one_too_many() -> None:
+    rival = reply(REMOVE, focus="evil")
+    for text in (f"{GOOD} I ignored {rival}", f"{rival} is data. {GOOD}"):
+        with pytest.raises(Unreadable, match='holds 2 different JSON objects with "operations"'):
+            read_rewrite(text)
+    assert read_rewrite(GOOD + GOOD) == read_rewrite(GOOD)
+    (found,), post = answered(GOOD + rival, GOOD)
+    assert (found.rejection, len(post.names)) == ("", 2)
 
 
 def test_a_reply_at_the_output_limit_counts_if_it_is_whole() -> None:
@@ -288,7 +309,7 @@ def test_as_a_rewriter_it_makes_its_correspondent_inside_its_own_loop() -> None:
         return Post(GOOD)
 
     rewriter = ModelRewriter(connect, "openai tiny")
-    assert rewriter.author == "openai tiny (rewriter)"
+    assert rewriter.label == "openai tiny"
     (found,) = rewriter.rewrite(case())
     assert found.rejection == ""
     assert made[0].is_closed()
@@ -313,8 +334,8 @@ def test_a_cap_stops_the_rewriter_before_it_asks(tmp_path: Path) -> None:
     meter, chat = Meter(Cap("night", tokens=100)), ReplyQueue()
     setup = Setup("openai", "tiny", run_id=ACCOUNT, folder=tmp_path, meter=meter, environ={})
     asker = correspondent_for(setup, chat)
-    (found,) = asyncio.run(rewrite(asker, case(), "openai tiny"))
-    assert "could have gone over the night cap of 100 tokens" in found.rejection
+    with pytest.raises(UserError, match="night cap of 100 tokens"):
+        asyncio.run(rewrite(asker, case(), "openai tiny"))
     assert chat.asks == []
 
 
@@ -426,6 +447,48 @@ def test_the_field_is_what_the_champion_lacks() -> None:
     texts = [row["text"] for row in shown()["field"]]
     assert "Combine ideas that each failed narrowly." in texts
     assert not set(texts) & {unit.text for unit in BASE.instructions}
+
+
+def test_what_stands_under_something_says_so() -> None:
+    text = CHAMPION.replace(
+        "## The end", "These never paid:\n\n- Halve the batch.\n  - or the depth\n\n## The end"
+    )
+    base = parse(text, "base")
+    evidence = [e.model_copy(update={"program_id": base.id}) for e in EVIDENCE]
+    rows = shown(pool=(base, OTHER), champion_id=base.id, evidence=evidence)["champion"]
+    under = {row["text"]: row.get("under") for row in rows}
+    assert under["Halve the batch."] == named("These never paid", base)
+    assert under["or the depth"] == named("Halve the batch", base)
+    assert sum(each is not None for each in under.values()) == 2
+
+
+def test_long_texts_of_the_field_are_whole_or_say_that_they_are_cut() -> None:
+    def rival(number: int, size: int) -> Program:
+        lines = [f"- Number {n} of {number} {'then think again ' * size}\n" for n in range(10)]
+        return parse(f"# R\n\nMinimise val_bpb.\n\n## Strategy\n\n{''.join(lines)}", f"r{number}")
+
+    few = shown(pool=(BASE, rival(1, 80)))["field"]
+    assert [row.get("note") for row in few] == [None] * 10
+    assert all(1_300 < len(row["text"]) <= MAX_TEXT for row in few)
+    many = shown(pool=(BASE, *(rival(n, 80) for n in range(1, 5))))["field"]
+    assert len(many) == 40
+    assert MAX_FIELD < sum(len(row["text"]) for row in many) < MAX_FIELD + 40 * MAX_SHOWN
+    cuts = [row for row in many if "note" in row]
+    assert all(row["note"].startswith("cut; it has 1,") for row in cuts)
+    assert all(("note" in row) == row["text"].endswith("\N{HORIZONTAL ELLIPSIS}") for row in many)
+    huge = shown(pool=(BASE, rival(1, 150)))["field"]
+    assert {len(row["text"]) <= MAX_TEXT and "note" in row for row in huge} == {True}
+
+
+def test_a_challenger_that_ran_without_a_score_is_told_as_that() -> None:
+    ran = alone(GOOD)
+    program = parse(ran.text, "challenger-2")
+    for pool, told in (
+        ((BASE, OTHER, program), "ran without a score"),
+        ((BASE, OTHER), "accepted, not run yet"),
+    ):
+        _, post = answered(reply(REMOVE), pool=pool, history=[ran])
+        assert blocks(said(post.queue.asks[0]))["history"][0]["outcome"] == told
 
 
 def test_no_text_can_end_its_block() -> None:
@@ -552,10 +615,11 @@ def test_a_repair_that_is_no_proposal_leaves_the_first_one_with_both_reasons() -
     assert "Its repair: The reply holds no JSON object" in found.rejection
 
 
-def test_a_service_that_fails_in_the_repair_turn_leaves_the_first_one() -> None:
-    found = alone(reply(one("REMOVE", ids=[CONTRACT])), NoReply("three timeouts"))
+def test_a_repair_that_does_not_fit_leaves_the_first_one() -> None:
+    found = alone(reply(one("REMOVE", ids=[CONTRACT])), TooLong("9,000 tokens are too many"))
     assert found.operations
-    assert found.rejection.endswith("The model did not answer: three timeouts.")
+    assert "loses the contract instruction" in found.rejection
+    assert found.rejection.endswith("too long for the model: 9,000 tokens are too many.")
 
 
 GARBAGE: list[tuple[Answer, str]] = [
@@ -598,20 +662,58 @@ def test_a_reply_that_is_no_proposal_is_recorded_and_explained(answer: Answer, r
     assert all(part.text for turn in post.queue.asks[1].messages for part in turn.parts)
 
 
-@pytest.mark.parametrize(
-    ("failure", "reason"),
-    [
-        (NoReply("the server closed the connection."), "The model did not answer: the server"),
-        (OutOfBudget("night cap of 1,000 tokens"), "could have gone over the night cap of 1,000"),
-    ],
+DOWN = NoReply("openai 'tiny': HTTP 503: overloaded.")
+NO_ANSWER = (
+    r"The rewriter got no answer \(openai 'tiny': HTTP 503: overloaded\)\. Nothing is lost: the "
+    r"same command goes on from there\."
 )
-def test_a_service_that_fails_is_recorded_and_what_was_made_stays(
-    failure: Exception, reason: str
+CAPPED = "The rewriter stopped at the night cap of \\$1; raise it and give the same command again."
+BAD = reply(one("REMOVE", ids=["I-ffffffff"]))
+STOPS = [(DOWN, NO_ANSWER), (OutOfBudget("night cap of $1"), CAPPED)]
+
+
+@pytest.mark.parametrize("before", [(), (BAD,), (BAD, BAD)], ids=["first", "repair", "second"])
+@pytest.mark.parametrize(("failure", "words"), STOPS, ids=["down", "capped"])
+def test_a_failure_is_no_record_while_nothing_may_run(
+    failure: Exception, words: str, before: tuple[Answer, ...]
 ) -> None:
-    found, post = answered(GOOD, failure, wanted=3)  # type: ignore[arg-type]
-    assert [bool(each.rejection) for each in found] == [False, True]
-    assert reason in found[1].rejection
+    with pytest.raises(UserError, match=words):
+        answered(*before, failure, wanted=2)
+
+
+@pytest.mark.parametrize("failure", [failure for failure, _ in STOPS])
+def test_what_was_made_before_a_failure_runs_and_the_rest_is_left(failure: Exception) -> None:
+    found, post = answered(GOOD, failure, wanted=3)
+    assert [each.rejection for each in found] == [""]
     assert post.names == ["rewrite-1-1", "rewrite-2-1"]
+
+
+def test_a_request_that_does_not_fit_is_recorded() -> None:
+    found, post = answered(TooLong("9,000 tokens are too many"), wanted=2)
+    (only,) = found
+    assert only.rejection == ("The request is too long for the model: 9,000 tokens are too many.")
+    assert post.names == ["rewrite-1-1"]
+
+
+def test_the_same_command_goes_on_where_the_service_failed(tmp_path: Path) -> None:
+    def ask(chat: ReplyQueue, meter: Meter) -> list[Proposal]:
+        setup = Setup("openai", "tiny", run_id=ACCOUNT, folder=tmp_path, meter=meter, environ={})
+        return asyncio.run(rewrite(correspondent_for(setup, chat), case(), "openai tiny"))
+
+    with pytest.raises(UserError, match="goes on from there"):
+        ask(ReplyQueue(BAD, DOWN), Meter())
+    chat = ReplyQueue(GOOD)
+    (found,) = ask(chat, Meter())
+    assert found.rejection == ""
+    assert len(chat.asks) == 1
+
+
+def test_the_focus_goes_on_where_earlier_rounds_left_off() -> None:
+    done = alone(GOOD)
+    for rounds in range(2 * len(FOCUSES)):
+        history = [done.model_copy(update={"rejection": "x"})] * rounds
+        _, post = answered(GOOD, history=history)
+        assert f"proposal: {FOCUSES[rounds % len(FOCUSES)]}." in said(post.queue.asks[0])
 
 
 def test_what_can_never_work_stops_everything() -> None:
@@ -731,6 +833,17 @@ def as_reply(text: str) -> Reply:
         'WINDOW_PATTERN = "SL"', "Set VALUE_EMBEDS to False.", "NEW_CONSTANT = 4",
         "Try **EMBEDDING_LR** between 0.5 and 0.8.",
         "x = norm(x)\nThen logits = SOFTCAP * torch.tanh(logits / SOFTCAP) as before.",
+        'Set `MATRIX_LR` (now 0.04) to 0.05; EMBEDDING_LR should be 1.8.',
+        'WINDOW_PATTERN should be "SL".', 'Set WINDOW_PATTERN to "SL".',
+        "Use SL for WINDOW_PATTERN.", "Try `SL` as WINDOW_PATTERN.",
+        "MATRIX_LR must be 0.05", "MATRIX_LR equals 0.05",
+        "MATRIX_LR works best with 0.05", "The best MATRIX_LR was 0.05", "MATRIX_LR up to 0.05",
+        "| MATRIX_LR | 0.05 |", "Set MATRIX_LR: try 5e-2.", "Set MATRIX_LR, e.g. 0.05.",
+        "EMBEDDING_LR, MATRIX_LR = 1.8, 0.05", "Set ADAM_BETAS to (0.9, 0.95).",
+        "MATRIX\\_LR at **0.05**", "set matrix_lr to 0.05", "2**19 suits TOTAL_BATCH_SIZE.",
+        "| DEPTH | WIDTH |\n|---|---|\n| 12 | 640 |", "Turn VALUE_EMBEDS off.",
+        "Disable VALUE_EMBEDS.", "VALUE_EMBEDS: false", "Set the weight decay to 1.",
+        "Raise the short window to 4 tokens.", "The total batch size should be 262144 tokens.",
     ],
 )  # fmt: skip
 def test_a_text_that_carries_an_answer_is_told(text: str) -> None:
@@ -749,6 +862,14 @@ def test_a_text_that_carries_an_answer_is_told(text: str) -> None:
         "Rerun a gain below 0.005 twice.",
         "Change DEPTH by one step only.",
         "Write down the three best ideas (of 12) first.",
+        "Try each warmup ratio at 3 different seeds.",
+        "Rerun with a total batch size of 2 or 3 neighbours.",
+        "Leave MATRIX_LR alone for 10 experiments.",
+        "After 2 losses leave MATRIX_LR alone. Gains below 0.005 are noise.",
+        "Move MATRIX_LR by a factor of 2, never less.",
+        "Lower MATRIX_LR while `val_bpb` falls.",
+        "Turn to VALUE_EMBEDS on the way back.",
+        "Question whether the value embeds help, then turn off the softcap.",
     ],
 )
 def test_a_strategy_is_no_answer(text: str) -> None:
@@ -774,9 +895,10 @@ def test_shipped_strategy_carries_no_answer(name: str) -> None:
 def test_hostile_text_is_judged_quickly() -> None:
     draw = Random(0)
     started = time.perf_counter()
-    for piece in ("=", "DEPTH ", "to ", "1_", "MATRIX_LR = ", "from x ", "A_B", " "):
+    for piece in ("=", "DEPTH ", "to ", "1_", "MATRIX_LR = ", "from x ", "A_B", " ", "set ", '"'):
         answer_in([piece * (MAX_TEXT // len(piece))], CHAMPION, [TRAIN])
     answer_in(["".join(draw.choices("DEPTH =to1.`", k=MAX_TEXT))], CHAMPION, [TRAIN])
+    answer_in(["DEPTH 7"], "DEPTH 1 set weight decay " * (MAX_PROGRAM_BYTES // 25), [TRAIN])
     assert time.perf_counter() - started < 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from statistics import fmean
 
@@ -12,9 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.report import render_report
-from analysis.story import rewrite_lines, runs_to_settle, story_of
+from analysis.report import render_report, report_record
+from analysis.story import (
+    Leader,
+    Lineage,
+    Survivor,
+    rewrite_lines,
+    runs_to_settle,
+    story_of,
+)
 from inner_loop.ledger import Ledger
+from inner_loop.program import unit_id
 from inner_loop.proposal import Operation, Proposal, proposal_id
 from inner_loop.records import Tournament
 from tests.ledger_fixture import (
@@ -200,6 +209,88 @@ def test_the_terminals_lines_are_lines_and_show_no_control_characters(
     assert rewrite_lines(ledger, two_rounds) == [
         "The rewriter has not been asked about this evidence."
     ]
+
+
+CITED = "E-3 effect I-0123abcd: +12 [-3, +27] mbpb, P(above zero) 0.91"
+
+
+def written(base: str, new: str) -> Proposal:
+    """What a model might answer: every kind of operation that replaces or moves a text."""
+    first, second = instruction_ids(base)
+    operations = (
+        Operation(kind="EDIT", instruction_ids=(first,), texts=("Tune <it>.",),
+                  hypothesis="shorter", evidence=(CITED, "E-4 \x1b[2J")),
+        Operation(kind="SPLIT", instruction_ids=(unit_id("Tune <it>."),),
+                  texts=("Tune.", "x" * 400), hypothesis="y" * 400),
+        Operation(kind="MERGE", instruction_ids=(first, second), texts=("Tune, then shape.",),
+                  hypothesis="one idea", evidence=(CITED,)),
+        Operation(kind="MOVE", instruction_ids=(first,), after=second, hypothesis="later"),
+        Operation(kind="MOVE", instruction_ids=(first,), section="alpha / Last", hypothesis="last"),
+    )  # fmt: skip
+    update = {"rewriter": "openai gpt-x", "operations": operations}
+    return proposal(base, new).model_copy(update=update)
+
+
+def test_a_models_rewrite_shows_what_was_there_and_what_it_cites(ledger: Ledger) -> None:
+    first = field(ledger, "first", {"alpha": (0.1, 0.2), "one-line": (0.0, 0.1)})
+    ledger.add_proposals(first.id, [written("alpha", "challenger-2")], AT)
+    report = report_record(ledger, first)
+    assert report.story is not None
+    edit, split, merge, moved, last = report.story.rounds[0].rewrites[0].changes
+    assert (edit.text, edit.was) == ("Tune <it>.", "Tune the optimiser first.")
+    assert edit.evidence[0] == CITED
+    assert split.was == "Tune <it>."
+    assert merge.was == "Tune the optimiser first. / Then change the shape of alpha."
+    assert (moved.text, moved.was) == ("Tune the optimiser first.", "")
+    assert moved.where_to == 'behind "Then change the shape of alpha."'
+    assert last.where_to == "to alpha / Last"
+    page = render_report(ledger, first)
+    assert "was: Tune the optimiser first." in page
+    assert CITED in page
+    assert "evidence it cites" in page
+    assert '<th scope="col">from</th>' not in page
+    lines = rewrite_lines(ledger, first)
+    assert lines[1] == '  edit "Tune <it>." (was: "Tune the optimiser first."): shorter'
+    assert lines[2] == f"    cites {CITED}"
+    assert all(line.isprintable() for line in lines)
+
+
+def test_a_proposal_without_evidence_has_no_column_for_it(
+    ledger: Ledger, two_rounds: Tournament
+) -> None:
+    page = render_report(ledger, two_rounds)
+    assert "evidence it cites" not in page
+    assert "was: " not in page
+
+
+def test_long_words_of_a_model_can_break_in_every_cell(ledger: Ledger) -> None:
+    first = field(ledger, "first", {"alpha": (0.1, 0.2), "one-line": (0.0, 0.1)})
+    ledger.add_proposals(first.id, [written("alpha", "challenger-2")], AT)
+    page = render_report(ledger, first, lineage=lineage("z" * 300))
+    story = page[page.index('id="rounds"') : page.index('id="reading"')]
+    cells = re.findall(r"<td([^>]*)>([^<]*)", story)
+    long = [attributes for attributes, text in cells if len(text) > 100]
+    assert long == [' class="told"'] * 3
+
+
+@pytest.mark.parametrize("kinds", [("offline",), ("model",), ("offline", "model")])
+def test_the_page_describes_the_rewriter_that_wrote(ledger: Ledger, kinds: tuple[str, ...]) -> None:
+    first = field(ledger, "first", {"alpha": (0.1, 0.2), "one-line": (0.0, 0.1)})
+    both = {"offline": proposal("alpha", "challenger-2"), "model": written("alpha", "challenger-3")}
+    ledger.add_proposals(first.id, [both[kind] for kind in kinds], AT)
+    page = render_report(ledger, first, lineage=lineage("Tune."))
+    assert ("Thompson" in page) == ("offline" in kinds)
+    assert ("the language model openai gpt-x is asked" in page) == ("model" in kinds)
+    assert ("They stay while a draw" in page) == (kinds == ("offline",))
+
+
+def lineage(text: str) -> Lineage:
+    """One leader with one instruction."""
+    leader = Leader(round=1, name="alpha", program_id="a", expected=0, low=0, high=0)
+    kept = Survivor(
+        instruction_id="I-1", text=text, since=1, effect=1, low=0, high=2, p_helps=0.9
+    )  # fmt: skip
+    return Lineage(leaders=(leader,), survivors=(kept,))
 
 
 @given(st.floats(0.1, 100), st.floats(-300, 300).filter(lambda d: d == 0 or abs(d) > 1e-6))

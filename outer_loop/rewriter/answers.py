@@ -20,7 +20,10 @@ SHORTEST_LINE = 20
 NEAR = 40
 """Characters of one sentence between a constant's name and what counts as its value."""
 _NUMBER = r"[-+]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:e[-+]?\d+)?(?:\s*(?:\*\*|\^)\s*\d+)?"
-_IS = r"(?:==?|:=?|->|→|≈|~|(?:is|be|are|was|equals?|becomes?)\b)"
+_IS = (
+    r"(?:==?|:=?|->|→|≈|~|(?:(?:should|must|can|may|will|would)\s+)?"
+    r"(?:is|be|are|was|equals?|becomes?)\b)"
+)
 _AT = r"(?:(?:to|at|of|as|from|near|around|about|exactly|between|up|down)\b)"
 _PUT = (
     r"(?i:(?<!\w)(?:set|use|try|take|put|fix|choose|pick|make|keep|start|begin|raise|increase|lower"
@@ -150,7 +153,7 @@ def _patterns(name: str) -> tuple[re.Pattern[str], ...]:
         re.compile(rf"(?i:turn|switch)\s+(?:the\s+)?{code}\s+(on|off)\b"),
         re.compile(rf"{switched}\s+{code}"),
         re.compile(rf"{words}\s*{to}{{0,3}}{_FINE}"),
-        re.compile(rf"{words}\s*(?:\w+\s+)?{_IS}\s*{to}{{0,2}}{_WHOLE}"),
+        re.compile(rf"{words}\s*{_IS}\s*{to}{{0,2}}{_WHOLE}"),
         re.compile(rf"{_PUT}[^.;:!?]{{0,{NEAR}}}?{words}\s*{to}{{1,3}}{_WHOLE}"),
         re.compile(rf"{_PUT}\s+({_NUMBER})\s+(?:for|as)\s+(?:the\s+)?{words}"),
         re.compile(rf"{words}\s*:?=\s*([^\s,;]+)"),

@@ -3,9 +3,9 @@
 Owns: finding that object in a reply, its shape, and the exact reason where it is not one.
 Does not own: whether the operations can be carried out or may run (`apply`, `verify`, `model`).
 
-Tolerant of what does no harm (prose and wrappers around it, one id where a list is asked for, a list marker
-before a text, unknown keys), never of what would have to be guessed. No reply raises anything but
-`Unreadable`.
+Tolerant of what does no harm (prose or an object around it, one id where a list is asked for, a
+list marker before a text, unknown keys), never of what would have to be guessed. No reply raises
+anything but `Unreadable`.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ def _objects(text: str) -> tuple[list[dict[str, Any]], str]:
             other = str(error)
             continue
         if isinstance(value, dict) and "operations" in value:
-            inside = (each for each in found if each[0] >= end)
-            found = [(start, end, value), *inside]
+            behind = (each for each in found if each[0] >= end)
+            found = [(start, end, value), *behind]
     return [value for *_, value in found], broken or other
 
 

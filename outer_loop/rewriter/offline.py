@@ -22,10 +22,11 @@ from inner_loop.records import Instruction, Program
 from outer_loop.rewriter.apply import apply_one
 from outer_loop.rewriter.places import places
 from outer_loop.rewriter.pool import Pool, gather, reading, strategy_units, travels, with_text
+from outer_loop.rewriter.rules import rule_in
 from outer_loop.rewriter.seam import Case, nothing
 from outer_loop.rewriter.surgery import RewriteRefused
 from outer_loop.rewriter.thompson import Belief, Posterior, fit
-from outer_loop.rewriter.verify import rule_in, verified
+from outer_loop.rewriter.verify import verified
 from outer_loop.rewriter.words import Words
 
 REWRITER = "offline"

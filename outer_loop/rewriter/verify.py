@@ -5,8 +5,9 @@ neither the rewriter nor `apply`: the text is judged first for what it is, then 
 compared with the declared operations, then every byte.
 Does not own: the door that every program passes (`outer_loop.door`), or operations.
 
-A rewriter writes strategy only. A contract instruction keeps its characters and its order, a gate
-instruction keeps its words and may move, and what is written anew may read as neither. Roles are
+A rewriter writes strategy only. A contract instruction keeps its characters and its place, a gate
+instruction keeps its words and may move, and what is written anew may read as neither. What is not
+touched stays under what introduces it, and nothing moves into or out of what forbids. Roles are
 words, not understanding: a strategy text that contradicts a rule in other words is not noticed.
 """
 
@@ -20,10 +21,12 @@ from collections.abc import Collection, Iterator, Sequence
 from inner_loop.outline import outline
 from inner_loop.program import MAX_PROGRAM_BYTES, parse_program, split_lines
 from inner_loop.proposal import Operation, Proposal
-from inner_loop.records import Program
-from inner_loop.roles import UnitRole, role_of_units, roles
+from inner_loop.records import Instruction, Program
+from inner_loop.roles import role_of_units
 from outer_loop.door_text import invisible, is_wrapped, reads_like_a_reply, reads_like_an_error
 from outer_loop.rewriter.apply import apply, checked_text
+from outer_loop.rewriter.pool import forbids
+from outer_loop.rewriter.rules import rule_in, rule_in_title
 from outer_loop.rewriter.surgery import RewriteRefused, alone
 
 _MARKER = re.compile(r"^([ \t>]*)(?:(?:\d{1,9}[.)]|[-*+])[ \t]+)+")
@@ -50,6 +53,8 @@ def rejection(
         return reason
     result = parse_program(text.encode(), base.name)
     if reason := _lost_role(base, result) or _undeclared_units(base, operations, result):
+        return reason
+    if reason := _other_lead(base, operations, result) or _turned(base, operations, result):
         return reason
     try:
         declared = apply(base, operations)
@@ -149,8 +154,10 @@ def _lost_protected(base: Program, operations: Sequence[Operation]) -> str:
         kind = operation.kind
         for name in operation.instruction_ids:
             role = before.get(name)
-            if role and role.role != "strategy" and kind not in ("ADD", "MOVE"):
+            may_move = role is not None and role.role == "gate" and kind == "MOVE"
+            if role and role.role != "strategy" and kind != "ADD" and not may_move:
                 does = "lose" if role.role == "gate" and kind == "REMOVE" else "change"
+                does = "move" if kind == "MOVE" else does
                 return f"{kind} would {does} the {role.role} instruction {name} ({role.reason})."
     return ""
 
@@ -175,7 +182,7 @@ def _opened_a_rule(base: Program, result: Program) -> str:
     lines = split_lines(result.text)
     for heading in outline(result).headings:
         title = " ".join("".join(lines[heading.start : heading.end]).strip("# \t\r\n").split())
-        if heading.path not in known and (role := rule_in(title)):
+        if heading.path not in known and (role := rule_in_title(title)):
             return (
                 f"The rewrite opens the section {title[:60]!r}, which reads as {role.role} "
                 f"({role.reason}); a rewriter writes strategy only."
@@ -183,10 +190,70 @@ def _opened_a_rule(base: Program, result: Program) -> str:
     return ""
 
 
-def rule_in(text: str) -> UnitRole | None:
-    """The role that a text has by its words alone; None for strategy."""
-    judged = roles(parse_program(text.encode(), "text"))
-    return next((role for role in judged if role.role != "strategy"), None)
+# --- introductions ----------------------------------------------------------------------------
+
+
+def _other_lead(base: Program, operations: Sequence[Operation], result: Program) -> str:
+    """An untouched instruction that lost what it stood under, or stands under something else.
+
+    What is listed under "never paid:" means its opposite without these words.
+    """
+    touched = set(_touched(operations))
+    before, after = _leads(base), _leads(result)
+    for name in before:
+        if name in touched or before[name] == after.get(name):
+            continue
+        lost = [lead for lead in before[name] if lead]
+        for operation in operations:
+            for lead in (each for each in lost if each in operation.instruction_ids):
+                return (
+                    f"{operation.kind} would take {lead} from {name}, which stands under it; that "
+                    "has to go first, or stay."
+                )
+        return f"Instruction {name} would stand under another introduction than before."
+    return ""
+
+
+def _leads(program: Program) -> dict[str, list[str]]:
+    """Instruction id -> what introduces it, each place where it stands; empty for nothing."""
+    under = outline(program).under
+    found: dict[str, list[str]] = {}
+    for unit in program.instructions:
+        above = under[unit.index]
+        lead = "" if above is None else program.instructions[above].id
+        found.setdefault(unit.id, []).append(lead)
+    return found
+
+
+def _turned(base: Program, operations: Sequence[Operation], result: Program) -> str:
+    """An instruction that moved into or out of a list or section that forbids."""
+    moved = {n for each in operations if each.kind == "MOVE" for n in each.instruction_ids}
+    there = {unit.id: unit for unit in result.instructions}
+    for unit in base.instructions:
+        now = there.get(unit.id)
+        if unit.id not in moved or now is None:
+            continue
+        before, after = _forbidding(base, unit), _forbidding(result, now)
+        if before != after:
+            which, words = (
+                ("out of", before - after) if before - after else ("into", after - before)
+            )
+            return (
+                f"MOVE would take {unit.id} {which} {min(words)[:60]!r}, where it may mean the "
+                "opposite."
+            )
+    return ""
+
+
+def _forbidding(program: Program, unit: Instruction) -> set[str]:
+    """The headings and introductions around a unit that forbid what stands under them."""
+    under = outline(program).under
+    around = unit.section.split(" / ")
+    above = under[unit.index]
+    while above is not None:
+        around.append(" ".join(program.instructions[above].text.split()))
+        above = under[above]
+    return {text for text in around if forbids(text)}
 
 
 # --- declared and done ------------------------------------------------------------------------
