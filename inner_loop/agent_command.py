@@ -32,9 +32,15 @@ from inner_loop.errors import UserError, unknown
 from inner_loop.home import REPOSITORY, Home
 from inner_loop.record import content_hash
 from inner_loop.researcher import Setup
+from inner_loop.transcript import Redactor, secrets_in
 
 _FIELD = re.compile(r"\{([a-z_]+)\}")
 _FIELDS = ("prompt_file", "prompt", "worktree", "model")
+_KEY_OPTION = re.compile(
+    r"(?i)(?:^|\s)--?[a-z-]*(?:key|token|secret|password)(?:=|\s+)[\"']?"
+    r"(?=\S*\d)[\w+=.-]{16,}[\"']?(?:\s|$)"
+)
+"""Such an option with a value that is no path, no field and no mere name."""
 _OWN = ("train.py", "prepare.py", "task.json")
 MOST_HASHED = 1 << 20
 """Bytes of a script named in the command that is part of the protocol."""
@@ -57,7 +63,7 @@ class AgentCommand:
     home: Path
     network: bool
     identity: str
-    """Hash of the template and of the scripts that it names."""
+    """Hash of the template, of the scripts that it names, and of whether there is a box."""
 
     @property
     def is_boxed(self) -> bool:
@@ -109,6 +115,7 @@ def agent_command(setup: Setup) -> AgentCommand:
         UserError: it can never work as it is set up.
     """
     settings, environ = setup.settings, setup.environ
+    _check_no_secret(settings.command, environ)
     bubblewrap = find_box(environ)
     preset = PRESETS.get(settings.command.strip())
     words = _words(setup, preset, bubblewrap)
@@ -134,8 +141,18 @@ def agent_command(setup: Setup) -> AgentCommand:
         path=environ.get("PATH", ""),
         home=_home(environ),
         network=settings.agent_network,
-        identity=content_hash([preset, [_digest(word) for word in words[1:]], _digest(words[0])]),
+        identity=content_hash([preset, not bubblewrap.missing, *map(_digest, words)]),
     )
+
+
+def _check_no_secret(command: str, environ: Mapping[str, str]) -> None:
+    """The command is part of the track, which the ledger and every report keep."""
+    is_known = Redactor(secrets_in(environ))(command) != command
+    if is_known or _KEY_OPTION.search(command):
+        raise UserError(
+            "The command holds what looks like a key, and the ledger keeps commands; name the "
+            "key's variable in agent_variables instead."
+        )
 
 
 def _words(setup: Setup, preset: Preset | None, bubblewrap: Bubblewrap) -> list[str]:
@@ -184,7 +201,8 @@ def _program(name: str, command: str, path: str, preset: Preset | None) -> Path:
 def _own_file(word: str) -> str:
     """An existing file outside the worktree by its absolute path; any other word as it is."""
     path = Path(word).expanduser()
-    if word.startswith("-") or word in _OWN or _FIELD.search(word):
+    is_word = not {"/", "."} & set(word)  # `agent run` means no file here that is called run
+    if is_word or word.startswith("-") or word in _OWN or _FIELD.search(word):
         return word
     try:
         return str(path.absolute()) if path.is_file() else word

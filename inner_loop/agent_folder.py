@@ -8,18 +8,22 @@ Does not own: what lies in it (`command.py`) or who sees it (`agent_box.py`).
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from inner_loop.agent_box import INNER_ID, Mounts
+from inner_loop.errors import UserError
 
 MOST_BYTES = 1 << 20
 """Of a file that is read back."""
 MOST_LISTED = 20
+LONG_PATH = 2000
+"""Bytes; the system refuses paths of 4096."""
 
 
 class Unfit(Exception):
@@ -33,9 +37,12 @@ def agent_folder(parent: Path | None, name: str) -> Iterator[Mounts]:
     Args:
         parent: where it is made; None = the system's folder for temporary files.
         name: its name there; what a killed driver left under it goes.
+
+    Raises:
+        UserError: what lies there can be neither removed nor put aside.
     """
     root = Path(tempfile.mkdtemp()) if parent is None else parent / name
-    remove(root)
+    _vacate(root)
     try:
         root.mkdir(parents=True, mode=0o700)
         mounts = Mounts(*(root / part for part in ("worktree", "home", "tmp", "etc")))
@@ -49,17 +56,55 @@ def agent_folder(parent: Path | None, name: str) -> Iterator[Mounts]:
         remove(root)
 
 
-def remove(folder: Path) -> None:
-    """Delete a folder, also where its permissions forbid it; follows no link."""
-    if folder.is_symlink():
-        folder.unlink()
-    if not folder.exists():
+def _vacate(root: Path) -> None:
+    """Remove what lies at `root`; what cannot be removed is put aside."""
+    remove(root)
+    if not os.path.lexists(root):
         return
-    for root, folders, _ in os.walk(folder):
-        for path in (Path(root), *(Path(root, name) for name in folders)):
-            if not path.is_symlink():
-                path.chmod(0o700)
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        os.replace(root, tempfile.mkdtemp(prefix=f"{root.name}.left-", dir=root.parent))  # noqa: PTH105
+    except OSError as error:
+        raise UserError(f"{root} is in the way ({error.strerror}); remove it by hand.") from error
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder, however deep and whatever its permissions; follows no link.
+
+    What cannot be deleted stays, and nothing is raised. No path gets too long for the system:
+    folders far down are moved up before they are emptied.
+    """
+    with suppress(OSError):
+        if folder.is_symlink() or not folder.is_dir():
+            folder.unlink(missing_ok=True)
+            return
+        folder.chmod(0o700)
+        pit = folder / uuid.uuid4().hex
+        with suppress(OSError):  # a full disk has no room for it; all but the farthest goes
+            pit.mkdir(mode=0o700)
+        names, waiting, emptied = map(str, count()), [folder], []
+        while waiting:
+            emptied.append(waiting.pop())
+            waiting += _emptied(emptied[-1], pit, names)
+        for path in (*reversed(emptied[1:]), pit, folder):
+            with suppress(OSError):
+                path.rmdir()
+
+
+def _emptied(top: Path, pit: Path, names: Iterator[str]) -> list[Path]:
+    """Delete the files of `top`; returns its folders, those with long paths moved into `pit`."""
+    folders: list[Path] = []
+    with suppress(OSError):
+        for path in (top / name for name in os.listdir(top)):  # noqa: PTH208  # the whole list
+            if path == pit:
+                continue
+            with suppress(OSError):
+                if path.is_symlink() or not path.is_dir():
+                    path.unlink()
+                else:
+                    path.chmod(0o700)
+                    is_far = len(os.fsencode(path)) > LONG_PATH
+                    folders.append(path.rename(pit / next(names)) if is_far else path)
+    return folders
 
 
 class LeftBehind:
@@ -109,13 +154,14 @@ class LeftBehind:
             raise Unfit(f"{name} is not UTF-8 text (byte {error.start})") from error
 
     def others(self, known: Iterable[str]) -> list[str]:
-        """Names beside `known`, shortened to a few."""
+        """Names beside `known`, shortened to a few; bytes that are not UTF-8 are escaped."""
         try:
             names = sorted(set(os.listdir(self._fd)) - set(known))  # noqa: PTH208  # a descriptor
         except OSError:
             return []
+        shown = [os.fsencode(n).decode("utf-8", "backslashreplace") for n in names[:MOST_LISTED]]
         more = len(names) - MOST_LISTED
-        return names[:MOST_LISTED] + ([f"and {more} more"] if more > 0 else [])
+        return shown + ([f"and {more} more"] if more > 0 else [])
 
     def _check(self, name: str) -> None:
         mode = os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_mode

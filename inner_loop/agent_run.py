@@ -8,6 +8,7 @@ Does not own: where it runs (`agent_box.py`) or what its work means (`command.py
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -29,6 +31,8 @@ FILE_MB = 256
 FOLDER_MB = 1024
 """All that it leaves on disk together."""
 FOLDER_FILES = 50_000
+FOLDER_LEVELS = 200
+"""Of folders in folders."""
 KEPT_OUTPUT = 1 << 18
 """Bytes of standard output, and of standard error, that are kept of the beginning; as many of the
 end."""
@@ -153,22 +157,30 @@ def _excess(tree: psutil.Process, folder: Path) -> str:
         return f"it was killed for starting more than {PROCESSES} processes"
     if not _fits(folder):
         return (
-            f"it was killed for writing more than {FOLDER_MB} MiB or {FOLDER_FILES:,} files in its "
-            "folder"
+            f"it was killed for writing more than {FOLDER_MB} MiB, {FOLDER_FILES:,} files or "
+            f"{FOLDER_LEVELS} levels of folders in its folder"
         )
     return ""
 
 
 def _fits(folder: Path) -> bool:
     files = size = 0
-    for root, _, names in os.walk(folder):  # follows no symbolic link
-        files += 1 + len(names)
-        for name in names:
-            try:
-                size += os.lstat(f"{root}/{name}").st_blocks * 512
-            except OSError:
-                continue
-        if files > FOLDER_FILES or size > FOLDER_MB << 20:
+    waiting = [(str(folder), 0)]
+    while waiting:
+        path, level = waiting.pop()
+        try:
+            entries = list(os.scandir(path))
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return False
+            continue  # it may be gone by now
+        files += len(entries)
+        for entry in entries:
+            with suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append((entry.path, level + 1))
+                size += entry.stat(follow_symlinks=False).st_blocks * 512
+        if files > FOLDER_FILES or size > FOLDER_MB << 20 or level > FOLDER_LEVELS:
             return False
     return True
 

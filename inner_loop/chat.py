@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from inner_loop.chat_errors import Place, first_line
+from inner_loop.chat_errors import Blocked, Place, first_line
 from inner_loop.chat_waits import Retries, Waiting, current
 from inner_loop.chat_wire import (
     AnthropicHearing,
@@ -66,7 +66,8 @@ def open_chat(
         tell: told one line before each wait for another try.
 
     Raises:
-        UserError: no model, no key, or an address that cannot be one.
+        UserError: no model, no key, an address that cannot be one, or a proxy or certificates
+            that the client cannot use.
     """
     kind = _KINDS.get(provider)
     if kind is None:
@@ -127,6 +128,7 @@ class _SdkChat(ABC):
         self.patience_seconds = (settings.max_retries + 6) * settings.timeout_seconds
         """For one request with all its tries: every try may time out, or a reply come slowly."""
         Retries.listen(self.name)
+        self._http()  # what its proxy variables and certificates forbid is told before it matters
 
     @classmethod
     def owns(cls, address: str) -> bool:
@@ -182,23 +184,33 @@ class _SdkChat(ABC):
             async with asyncio.timeout(self.patience_seconds):
                 await self._exchange(ask, waiting, hearing)
             reply = hearing.reply(size(ask))
+            self._answered = True
+            self.learn(ask, reply.usage)
+            return reply
         except Exception as error:
             told = self._told(error)
             if told is None:
                 raise
+            if isinstance(told, Blocked):
+                return self._blocked(told, ask, hearing)
             if isinstance(told, NoReply) and hearing.began:
                 told.usage = hearing.reply(size(ask)).usage
             # the SDK's errors carry the request and the server's words, which may hold the key
             raise told from None
         finally:
             current.reset(token)
-        self._learn(ask, reply.usage)
-        return reply
 
-    def _learn(self, ask: Ask, usage: Usage) -> None:
-        self._answered = True
+    def learn(self, ask: Ask, usage: Usage) -> None:
+        """Take what the server once counted for an `ask`; an estimate teaches nothing."""
         if not usage.estimated:
             self._tokens_per_byte = max(self._tokens_per_byte, usage.tokens_in / size(ask))
+
+    def _blocked(self, told: Blocked, ask: Ask, hearing: Hearing) -> Reply:
+        """A filter's refusal as a reply: it is about what was said, and not about the set-up."""
+        self._answered = True
+        self._tell(f"{told}")
+        usage = hearing.reply(size(ask)).usage if hearing.began else Usage(calls=1)
+        return Reply(text="", stop="refusal", usage=usage)
 
     async def _exchange(self, ask: Ask, waiting: Waiting, hearing: Hearing) -> None:
         async with self._connected(waiting) as client:
@@ -216,16 +228,30 @@ class _SdkChat(ABC):
 
     @asynccontextmanager
     async def _connected(self, waiting: Waiting) -> AsyncIterator[Any]:
-        seconds = self._settings.timeout_seconds
-        http = self._module.DefaultAsyncHttpxClient(
-            verify=_certificates(),
-            timeout=self._module.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS)),
-            event_hooks={"request": [waiting.sent], "response": [waiting.answered]},
-        )
+        http = self._http()
+        http.event_hooks = {"request": [waiting.sent], "response": [waiting.answered]}
         async with self._client(http) as client:
             # the SDKs take further headers from a variable and offer no way to decline them
             client._custom_headers = {}
             yield client
+
+    def _http(self) -> Any:
+        """An HTTP client. Raises `UserError` where the environment asks for what it cannot do."""
+        import httpx2
+
+        seconds = self._settings.timeout_seconds
+        try:
+            return self._module.DefaultAsyncHttpxClient(
+                verify=_certificates(),
+                timeout=self._module.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS)),
+            )
+        except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:
+            why = _environment(error)
+        # outside of the block: an error about an address may hold a piece of a proxy's password
+        raise UserError(
+            f"The client for {self.name} cannot be set up ({why}); look at the variables for "
+            "proxies and certificates: ALL_PROXY, HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE."
+        )
 
     def _told(self, error: Exception) -> Exception | None:
         """What an error of the exchange means; None for a bug."""
@@ -246,7 +272,7 @@ class _SdkChat(ABC):
         if isinstance(error, sdk.APIConnectionError | httpx2.HTTPError | httpx2.StreamError):
             return place.unreachable(error, self._answered)
         if isinstance(error, sdk.APIError):
-            return NoReply(f"{place}: {place.words(error.body, str(error.message))}")
+            return place.refused(0, error.body, str(error.message))
         return None
 
     def __str__(self) -> str:
@@ -328,6 +354,15 @@ def _certificates() -> ssl.SSLContext:
     import httpx2
 
     return httpx2.create_ssl_context()
+
+
+def _environment(error: Exception) -> str:
+    """What of the environment an HTTP client cannot be made with."""
+    if isinstance(error, ImportError):
+        return f"a SOCKS proxy: {first_line(str(error)).split('. ')[0].rstrip('.')}"
+    if isinstance(error, OSError):
+        return f"certificates: {first_line(error.strerror or str(error))}"
+    return "a proxy that is no HTTP address"
 
 
 def _plain(answer: Any) -> object:

@@ -1,7 +1,8 @@
 """What goes wrong with a language model's service, in one sentence each.
 
-Owns: which failures may pass (`NoReply`) and which never will (`UserError`), and what of a server's
-own words is shown: one line, short, printable, without the key.
+Owns: which failures may pass (`NoReply`), which never will (`UserError`) and which are a filter's
+refusal of what was said (`Blocked`), and what of a server's own words is shown: one line, short,
+printable, without the key.
 Does not own: telling the SDKs' exceptions apart (`chat.py`).
 """
 
@@ -27,11 +28,21 @@ _TOO_LONG = re.compile(
     r"|exceed\w* (?:the )?(?:available |maximum |model's )*context",
     re.IGNORECASE,
 )
+# likewise; of a right that is missing or an account that is closed none of this is said
+_BLOCKED = re.compile(
+    r"invalid_prompt|content[ _-]?filter|content[ _](?:management[ _])?policy|prohibited_content"
+    r"|(?:prompt|input|request) was (?:flagged|blocked)",
+    re.IGNORECASE,
+)
 _NO_CONNECTION: dict[type[BaseException], str] = {
     ConnectionRefusedError: "connection refused",
     socket.gaierror: "no such host",
     ssl.SSLError: "no secure connection",
 }
+
+
+class Blocked(Exception):
+    """A filter of the provider refused this very text; one sentence says how."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +73,11 @@ class Place:
         return NoReply(f"{self}: {reason or 'the connection was lost'}.")
 
     def refused(self, status: int, body: object, message: str) -> Exception:
-        """An HTTP status that the SDK gave up on, or an error in the midst of a stream."""
+        """An HTTP status that the SDK gave up on; below 400, an error in the midst of a stream."""
         words = self.words(body, message)
+        said = f"{_code(body)} {words}"
+        if (status < 400 or status in (400, 403, 422)) and _BLOCKED.search(said):
+            return Blocked(f"{self} refuses this text: {words}")
         if status == 401:
             return self._no_access()
         if status == 403:
@@ -77,7 +91,7 @@ class Place:
             )
         if isinstance(body, dict) and body.get("code") == "insufficient_quota":
             return UserError(f"The account of {self.variable} has nothing left to spend: {words}")
-        if status in (400, 413, 422) and _TOO_LONG.search(f"{_code(body)} {words}"):
+        if status in (400, 413, 422) and _TOO_LONG.search(said):
             return TooLong(f"{self}: the request is too long for the model: {words}")
         if 400 <= status < 500 and status not in PASSING:
             return UserError(f"{self} refuses the request (HTTP {status}): {words}")

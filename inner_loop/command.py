@@ -39,7 +39,10 @@ from inner_loop.transcript import Exchange, Redactor, Transcript, secrets_in
 __all__ = ["PRESETS", "CommandResearcher"]
 
 SDK = f"agent box {RULES}"
-_ACTION_EDIT = re.compile(r"(?im)^[\s>*_#`+-]*ACTION[\s*_`]*:[\s*_`]*edit[\s*_`.]*$")
+# bounded: an agent may leave a megabyte of blanks
+_ACTION_EDIT = re.compile(
+    r"(?im)^[ \t>*_#`+-]{0,12}ACTION[ \t*_`]{0,8}:[ \t*_`]{0,8}edit[ \t*_`.\r]{0,8}$"
+)
 _MARK = "\n=== move\n"
 
 
@@ -62,10 +65,13 @@ class CommandResearcher:
     """
 
     def __init__(self, setup: Setup) -> None:
-        if setup.budget and (setup.budget.tokens or setup.budget.usd):
+        budget, night = setup.budget, setup.meter.night
+        caps = [night.tokens, night.usd, *([budget.tokens, budget.usd] if budget else [])]
+        if any(cap is not None for cap in caps):
             raise UserError(
-                "A cap in tokens or dollars cannot be held for a coding agent, whose use of a "
-                "model is not seen here; cap the experiments, or set a limit at its provider."
+                "A cap in tokens or dollars, of a run or of the night, cannot be held for a coding "
+                "agent, whose use of a model is not seen here; cap the experiments, or set a limit "
+                "at its provider."
             )
         self._setup = setup
         self._agent = agent_command(setup)

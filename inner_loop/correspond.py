@@ -14,7 +14,7 @@ from pathlib import Path
 from inner_loop.errors import UserError, unknown
 from inner_loop.messages import Ask, Chat, NoReply, Reply
 from inner_loop.meter import Cap, Meter
-from inner_loop.prices import HOSTS, Prices
+from inner_loop.prices import HOSTS, Prices, unknown_price
 from inner_loop.researcher import Setup
 from inner_loop.settings import Usage
 from inner_loop.transcript import Exchange, Redactor, Transcript, secrets_in
@@ -40,6 +40,7 @@ class Correspondent:
         secrets: texts that must not reach the disk.
         base_url: where requests go; empty = the provider's own address.
         clock: the time, UTC.
+        counted: whether the account was opened with what is stored here.
     """
 
     def __init__(
@@ -56,13 +57,17 @@ class Correspondent:
         secrets: Sequence[str] = (),
         base_url: str = "",
         clock: Callable[[], str] = utc_clock,
+        counted: bool = False,
     ) -> None:
         self.sdk = chat.sdk
         self._chat, self._meter, self._account, self._cap = chat, meter, account, cap
         self._whom, self._prices = (provider, base_url, model), prices
         self._transcript = Transcript(folder) if folder else None
         self._hide, self._clock = Redactor(secrets), clock
-        self._counted: set[Path] = set()  # files whose tokens the meter knows from this process
+        self._counted: set[Path] = set()  # files whose tokens the meter knows
+        if self._transcript and counted:
+            self._counted.update(self._transcript.paths())
+        self._has_taught = False
 
     async def ask(self, name: str, ask: Ask) -> Reply:
         """The reply to a request: the stored one if it was asked before under this name.
@@ -82,6 +87,7 @@ class Correspondent:
         stored = self._stored(name, ask)
         if stored is not None:
             return stored
+        self._teach()
         bound = self._chat.bound(ask)
         bound = bound.model_copy(update={"usd": self._prices.most(*self._whom, bound)})
         async with self._meter.call(self._account, self._cap, bound) as call:
@@ -91,12 +97,21 @@ class Correspondent:
             except (NoReply, UserError) as error:
                 if isinstance(error, NoReply):
                     error.usage = call.used = self._with_dollars(error.usage)
-                self._write(name, ask, started, error=str(error))
+                self._write(name, ask, started, error=str(error), usage=call.used)
                 raise
             reply = self._hide.reply(self._priced(reply))
             call.used = reply.usage
             self._write(name, ask, started, reply=reply)
         return reply
+
+    def _teach(self) -> None:
+        """Once: what the server counted before this process began; its bounds go on from there."""
+        if self._transcript is None or self._has_taught:
+            return
+        self._has_taught = True
+        provider, _, model = self._whom
+        if (last := self._transcript.newest_counted(provider, model)) is not None:
+            self._chat.learn(last.ask, last.used)
 
     def _stored(self, name: str, ask: Ask) -> Reply | None:
         provider, _, model = self._whom
@@ -118,7 +133,14 @@ class Correspondent:
         return usage.model_copy(update={"usd": self._prices.cost(*self._whom, usage)})
 
     def _write(
-        self, name: str, ask: Ask, started: str, *, reply: Reply | None = None, error: str = ""
+        self,
+        name: str,
+        ask: Ask,
+        started: str,
+        *,
+        reply: Reply | None = None,
+        error: str = "",
+        usage: Usage | None = None,
     ) -> None:
         if self._transcript is None:
             return
@@ -134,21 +156,26 @@ class Correspondent:
             ask=self._hide.ask(ask),
             reply=reply,
             error=self._hide(error),
+            usage=usage or Usage(),
         )
         path = self._transcript.write(exchange)
         if reply is not None:
             self._counted.add(path)
 
 
-def correspondent_for(setup: Setup, chat: Chat | None = None) -> Correspondent:
+def correspondent_for(
+    setup: Setup, chat: Chat | None = None, *, counted: bool = False
+) -> Correspondent:
     """The correspondent of a run's researcher; what it lacks to count dollars is told.
 
     Args:
         setup: the researcher's; its kind is the provider.
         chat: the model, if it is not to be opened from `setup`.
+        counted: whether the account was opened with what is stored in the setup's folder.
 
     Raises:
-        UserError: no model is named, it cannot be opened, or a price table is wrong.
+        UserError: no model is named, it cannot be opened, a price table is wrong, or dollars are
+            capped and its price is not known.
     """
     if not setup.model:
         raise UserError(f"Researcher '{setup.kind}' needs a model; name one with --model.")
@@ -156,21 +183,26 @@ def correspondent_for(setup: Setup, chat: Chat | None = None) -> Correspondent:
     base_url = setup.settings.base_url.strip()
     if chat is None:
         chat = _opened(setup, setup.model)
-    remark = prices.remark(setup.kind, base_url, setup.model)
-    if remark and setup.meter.is_news(remark):
-        setup.tell(remark)
     budget = setup.budget
+    cap = Cap("run", budget.tokens, budget.usd) if budget else Cap("run")
+    if remark := prices.remark(setup.kind, base_url, setup.model):
+        for usd in (cap.usd, setup.meter.night.usd):
+            if usd is not None:
+                raise unknown_price(usd)
+        if setup.meter.is_news(remark):
+            setup.tell(remark)
     return Correspondent(
         chat,
         provider=setup.kind,
         model=setup.model,
         meter=setup.meter,
         account=setup.run_id,
-        cap=Cap("run", budget.tokens, budget.usd) if budget else Cap("run"),
+        cap=cap,
         prices=prices,
         folder=setup.folder,
         secrets=secrets_in(setup.environ, base_url),
         base_url=base_url,
+        counted=counted,
     )
 
 

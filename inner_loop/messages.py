@@ -88,3 +88,7 @@ class Chat(Protocol):
     def bound(self, ask: Ask) -> Usage:
         """The most one `ask` can use: input tokens from above, and the output limit."""
         ...
+
+    def learn(self, ask: Ask, usage: Usage) -> None:
+        """Take what the server once counted for an `ask`, so that later bounds are closer."""
+        ...

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 from inner_loop.errors import UserError
+from inner_loop.prices import unknown_price
 from inner_loop.settings import Usage
 
 
@@ -167,10 +168,7 @@ def _is_over(cap: Cap, worst: Usage) -> bool:
     if cap.usd is None:
         return False
     if worst.usd is None:
-        raise UserError(
-            f"A cap of ${cap.usd:g} cannot be held, for this model's price is not known; add it to "
-            "prices.toml, or cap tokens instead."
-        )
+        raise unknown_price(cap.usd)
     return worst.usd > cap.usd
 
 

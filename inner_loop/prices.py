@@ -149,6 +149,14 @@ class Prices:
         )
 
 
+def unknown_price(usd: float) -> UserError:
+    """What a cap of `usd` dollars comes to where a model's price is not known."""
+    return UserError(
+        f"A cap of ${usd:g} cannot be held, for this model's price is not known; add it to "
+        f"{FILE}, or cap tokens instead."
+    )
+
+
 def is_own_address(provider: str, base_url: str) -> bool:
     """Whether requests go to the provider itself."""
     return not base_url or _host(base_url) == HOSTS.get(provider, "")

@@ -67,6 +67,13 @@ class Exchange(Record):
     """None where the service failed."""
     error: str = ""
     """How it failed."""
+    usage: Usage = Usage()
+    """Of a failure: what had come back by then and may be billed; a reply has its own."""
+
+    @property
+    def used(self) -> Usage:
+        """What this exchange has cost, answered or not."""
+        return self.reply.usage if self.reply else self.usage
 
 
 class Redactor:
@@ -118,10 +125,11 @@ def _forms(secret: str) -> Iterator[str]:
     yield secret
     yield json.dumps(secret)[1:-1]
     yield json.dumps(secret, ensure_ascii=False)[1:-1]
-    yield quote(secret, safe="")
-    yield quote(secret)
-    yield quote_plus(secret)
-    raw = secret.encode("utf-8", "surrogateescape")
+    raw = secret.encode("utf-8", "surrogateescape")  # a variable's bytes need not be UTF-8
+    yield quote(raw, safe="")
+    yield quote(raw)
+    yield quote_plus(raw)
+    yield raw.decode("utf-8", "replace")
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         yield encode(raw).decode().rstrip("=")
         for shift in range(3):  # only the digits that the bytes around it cannot change
@@ -171,6 +179,18 @@ class Transcript:
             os.fsync(file.fileno())
         os.replace(partial, path)  # noqa: PTH105  # atomic; Path.replace is the same call
         return path
+
+    def newest_counted(self, provider: str, model: str) -> Exchange | None:
+        """The last one whose reply the server counted itself."""
+        for path in reversed(self.paths()):
+            try:
+                stored = read_exchange(path)
+            except UserError:
+                continue
+            is_counted = stored.used.tokens_in > 0 and not stored.used.estimated
+            if stored.reply and is_counted and (stored.provider, stored.model) == (provider, model):
+                return stored
+        return None
 
     def paths(self, move_number: int | None = None) -> list[Path]:
         """Files in the order of moves and turns; with `move_number`, of that move alone."""
@@ -223,9 +243,9 @@ def read_all(paths: Sequence[Path]) -> tuple[list[Exchange], list[str]]:
 
 
 def spent_in(folder: Path) -> Usage:
-    """What the stored replies of `folder` have cost; a damaged file's are lost."""
+    """What the stored exchanges of `folder` have cost; a damaged file's cost is lost."""
     exchanges, _ = read_all(Transcript(folder).paths())
-    return sum((each.reply.usage for each in exchanges if each.reply), Usage())
+    return sum((each.used for each in exchanges), Usage())
 
 
 def _order(path: Path) -> tuple[list[tuple[int, str]], str]:

@@ -107,8 +107,7 @@ def _check_rounds(rounds: int, admitted: Sequence[Admitted], rewriter: Setup) ->
         )
     from outer_loop.rewriter.choice import make_rewriter  # numpy and scipy: only where needed
 
-    # a meter of its own: what this one tells, to nobody, would not be told again
-    make_rewriter(replace(rewriter, meter=Meter(rewriter.meter.night)))
+    make_rewriter(rewriter)
 
 
 @dataclass(frozen=True)

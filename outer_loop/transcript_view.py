@@ -108,7 +108,7 @@ def transcript_text(said: SaidInRun) -> Text:
         _add_exchange(text, exchange, seen)
     for sentence in said.damaged:
         text.append(f"{plain(sentence)}\n", style="red")
-    total = sum((e.reply.usage for e in said.exchanges if e.reply), Usage())
+    total = sum((e.used for e in said.exchanges), Usage())
     text.append(f"{count(len(said.exchanges), 'exchange')}: {usage_words(total)}\n", style="bold")
     return text
 
@@ -123,7 +123,10 @@ def _add_exchange(text: Text, exchange: Exchange, seen: dict[str, str]) -> None:
             _add(text, words, exchange.name, seen)
     if exchange.reply is None:
         text.append("no reply: ", style="bold red")
-        text.append(f"{plain(exchange.error)}\n\n")
+        text.append(f"{plain(exchange.error)}\n")
+        if exchange.usage.tokens:
+            text.append(f"{usage_words(exchange.usage)}\n", style="dim")
+        text.append("\n")
         return
     stop = "" if exchange.reply.stop == "end" else f" (stopped by: {exchange.reply.stop})"
     text.append(f"reply{stop}\n", style="bold green")

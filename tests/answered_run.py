@@ -126,7 +126,7 @@ class Telling:
     def __init__(self, chat: Chat, base: str, program: Program, ledger: Ledger, run: str) -> None:
         self.chat, self.base, self.program = chat, base, program
         self.ledger, self.run, self.sdk = ledger, run, chat.sdk
-        self.bound = chat.bound
+        self.bound, self.learn = chat.bound, chat.learn
 
     async def ask(self, ask: Ask) -> Reply:
         reply = await self.chat.ask(ask)

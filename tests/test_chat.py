@@ -34,7 +34,7 @@ from model_server import (
     say,
 )
 
-from inner_loop.chat import open_chat
+from inner_loop.chat import _certificates, open_chat
 from inner_loop.chat_wire import (
     AnthropicHearing,
     Hearing,
@@ -248,6 +248,42 @@ def test_a_request_too_long_for_the_model_says_so(line: Line, behaviour: Behavio
     assert len(line.requests) == 1
     assert str(caught.value).isprintable()
     assert caught.value.usage == Usage()
+
+
+FILTERED = {
+    "Anthropic": error(400, "Output blocked by content filtering policy"),
+    "OpenAI": error(400, "It was flagged as potentially violating it.", code="invalid_prompt"),
+    "Azure": error(400, "The response was filtered due to the prompt.", code="content_filter"),
+    "OpenRouter": error(403, "Moderation is required and your input was flagged for violence."),
+    "mid-stream": complains("Output blocked by content filtering policy"),
+}
+
+
+@pytest.mark.parametrize("name", FILTERED)
+def test_a_filters_refusal_of_a_text_is_a_reply_that_refuses(line: Line, name: str) -> None:
+    if name == "mid-stream" and not line.stream:
+        pytest.skip("there is no stream")
+    reply = line.ask(FILTERED[name], max_retries=3)
+    assert (reply.text, reply.stop, reply.usage.calls) == ("", "refusal", 1)
+    assert len(line.requests) == 1
+    assert len(line.told) == 1
+    assert f"{line.provider} 'm-1' at http" in line.told[0]
+    assert "refuses this text: " in line.told[0]
+    assert line.told[0].isprintable()
+    assert (reply.usage.tokens_in > 0) == (name == "mid-stream")
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        error(401, "Your account was closed for breaking our content policy."),
+        error(403, "You may not use this model under our usage policies."),
+        error(400, "Unknown parameter: 'policy'."),
+    ],
+)
+def test_no_access_is_no_filter(line: Line, behaviour: Behaviour) -> None:
+    with pytest.raises(UserError):
+        line.ask(behaviour)
 
 
 def test_what_a_cut_stream_has_used_is_told(provider: str) -> None:
@@ -564,6 +600,45 @@ def test_the_bound_learns_and_never_grows(line: Line) -> None:
             assert chat.bound(long).tokens_in == math.ceil(1.25 * ratio * size(long)) + 64 * 4
         asyncio.run(chat.ask(ASK))
         assert chat.bound(long).tokens_in == most
+
+
+def test_the_bound_learns_from_what_another_process_counted(provider: str) -> None:
+    first, resumed = (Line(provider, True).open("http://h/v1") for _ in range(2))
+    counted = Usage(calls=1, tokens_in=size(ASK) // 4, tokens_out=1)
+    unknown = resumed.bound(ASK)
+    resumed.learn(ASK, counted.model_copy(update={"tokens_in": 1, "estimated": 1}))
+    assert resumed.bound(ASK) == unknown
+    for chat in (first, resumed):
+        chat.learn(ASK, counted)
+    assert resumed.bound(ASK) == first.bound(ASK)
+    assert resumed.bound(ASK).tokens_in < unknown.tokens_in
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("ALL_PROXY", "socks5://localhost:1", "SOCKS"),
+        ("ALL_PROXY", "socks4://me:geheim99@localhost:1", "a proxy that is no HTTP address"),
+        ("HTTPS_PROXY", "http://me:geheim99#1@localhost:1", "a proxy that is no HTTP address"),
+        ("SSL_CERT_FILE", "/nonexistent.pem", "certificates: No such file"),
+        ("SSL_CERT_FILE", __file__, "certificates: "),
+    ],
+)
+def test_an_environment_that_no_client_can_work_in_is_told_at_once(
+    provider: str, variable: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _certificates.cache_clear()
+    monkeypatch.setenv(variable, value)
+    try:
+        with pytest.raises(UserError) as caught:
+            Line(provider, True).open("https://example.invalid/v1")
+    finally:
+        _certificates.cache_clear()
+    assert words in str(caught.value)
+    assert variable in str(caught.value)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "geheim" not in shown
+    assert len(shown.splitlines()) < 20
 
 
 def test_importing_the_seam_loads_no_sdk() -> None:

@@ -9,20 +9,23 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inner_loop import agent_run, command, position
+from inner_loop import agent_folder, agent_run, command, position
 from inner_loop.agent_box import SYSTEM, box_report
+from inner_loop.agent_folder import remove
 from inner_loop.agent_presets import PRESETS
 from inner_loop.command import CommandResearcher
 from inner_loop.edits import apply_edits
 from inner_loop.errors import UserError
 from inner_loop.line_edits import edits_between
 from inner_loop.loop import Session
+from inner_loop.meter import Cap, Meter
 from inner_loop.program import parse_program
 from inner_loop.records import Budget, Experiment, Measured, Move, Track
 from inner_loop.researcher import KINDS, Brief, Setup, make_researcher
@@ -279,6 +282,79 @@ def test_its_folder_is_removed_whatever_its_permissions(make: Make, tmp_path: Pa
 
 
 @both
+def test_folders_however_deep_are_removed_and_the_move_counts(make: Make, tmp_path: Path) -> None:
+    place = tmp_path / "runs" / "r" / "agent"
+    (place / "0001-1").mkdir(parents=True)
+    deep_folders(place / "0001-1", 1500)  # as an older driver may have left them
+    assert ask(make("deep")).kind == "edit"
+    assert not list(place.iterdir())
+
+
+def test_folders_too_deep_to_be_watched_end_a_call(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_run, "CHECK_SECONDS", 0.1)
+    assert "200 levels of folders" in ask(make("waits")).description
+
+
+def deep_folders(top: Path, levels: int) -> None:
+    fd = os.open(top, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir("abcd", dir_fd=fd)
+        inner = os.open("abcd", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+    os.close(fd)
+
+
+def test_removing_follows_no_link_and_raises_nothing(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir(mode=0o500)
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone" / "link").symlink_to(kept)
+    (tmp_path / "gone" / os.fsdecode(b"\xff")).touch()
+    (tmp_path / "gone" / "locked").mkdir(mode=0)
+    (tmp_path / "link").symlink_to(kept)
+    (tmp_path / "file").touch()
+    for name in ("gone", "link", "file", "nothing"):
+        remove(tmp_path / name)
+    assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+    assert kept.stat().st_mode & 0o777 == 0o500
+
+
+def test_what_cannot_be_removed_is_put_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "0001-1").mkdir()
+    (tmp_path / "0001-1" / "immutable").touch()
+    monkeypatch.setattr(agent_folder, "remove", lambda _: None)
+    with agent_folder.agent_folder(tmp_path, "0001-1") as mounts:
+        assert list(mounts.worktree.iterdir()) == []
+    aside = next(p for p in tmp_path.iterdir() if p.name.startswith("0001-1.left-"))
+    assert (aside / "immutable").exists()
+
+
+def test_a_name_that_is_no_text_is_listed_all_the_same(make: Make, tmp_path: Path) -> None:
+    for _ in range(2):  # the second time from the record
+        assert ask(make("core")).kind == "edit"
+    (path,) = Transcript(tmp_path / "runs" / "r").paths()
+    reply = read_exchange(path).reply
+    assert reply is not None
+    assert "left without effect: core\\xff.bin\n" in reply.text
+
+
+def test_a_megabyte_of_blanks_in_move_md_is_read_at_once(make: Make) -> None:
+    began = time.monotonic()
+    assert ask(make("blanks")).kind == "edit"
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("line", ["ACTION: edit", "- **Action:** `edit`.", "> ACTION : EDIT\r"])
+def test_an_edit_may_be_called_one_in_any_dress(line: str) -> None:
+    assert command._ACTION_EDIT.sub("", f"a\n{line}\nb") in ("a\n\nb", "a\n\r\nb")
+
+
+@both
 def test_a_cancelled_call_leaves_nothing(make: Make, tmp_path: Path) -> None:
     async def main() -> None:
         task = asyncio.create_task(make("sleeps").next_move(brief()))
@@ -410,11 +486,59 @@ def test_what_it_must_not_see_cannot_be_listed(make: Make, tmp_path: Path) -> No
             make("edit", agent_paths=(str(path),))
 
 
-def test_a_cap_that_cannot_be_held_is_refused() -> None:
-    setup = Setup("command", budget=Budget(experiments=3, usd=1.0))
+@pytest.mark.parametrize(
+    "caps",
+    [
+        {"budget": Budget(experiments=3, usd=1.0)},
+        {"meter": Meter(Cap("night", usd=1.0))},
+        {"meter": Meter(Cap("night", tokens=0))},
+    ],
+)
+def test_a_cap_that_cannot_be_held_is_refused(caps: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="cannot be held for a coding agent"):
-        make_researcher(setup)
+        make_researcher(Setup("command", **caps))
     assert KINDS["command"].endswith("CommandResearcher")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "{prompt_file} --api-key k-from-the-environment",
+        "{prompt_file} --header=sk-ant-api03-abcdefghij1234567890",
+        "--api-key=0123456789abcdef0123 {prompt_file}",
+        "-token 'f00df00df00df00d1' {prompt_file}",
+    ],
+)
+def test_a_key_in_the_command_is_refused_and_not_repeated(make: Make, words: str) -> None:
+    with pytest.raises(UserError, match="agent_variables instead") as caught:
+        make(words, extra={"MY_API_KEY": "k-from-the-environment"})
+    assert not any(word in str(caught.value) for word in ("k-from", "sk-ant", "0123", "f00d"))
+
+
+@pytest.mark.parametrize(
+    "words", ["--key {prompt_file}", "--max-token 16000", "--api-key-variable ANTHROPIC_API_KEY"]
+)
+def test_words_that_only_look_a_little_like_keys_stay(make: Make, words: str) -> None:
+    assert make(words).protocol
+
+
+def test_a_word_of_the_command_is_a_file_only_if_it_looks_like_one(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("run", "rules.md"):
+        (tmp_path / name).write_text("x")
+    shown = (*python_paths(), str(AGENTS), str(tmp_path / "rules.md"), str(tmp_path / "run"))
+    words = make("run rules.md ./run", agent_paths=shown)._agent.words
+    assert words[-3:] == ("run", str(tmp_path / "rules.md"), str(tmp_path / "run"))
+
+
+@pytest.mark.skipif(bool(NO_BOX), reason=NO_BOX or "bubblewrap works")
+def test_with_and_without_a_box_are_two_tracks(make: Make, tmp_path: Path) -> None:
+    boxed, unboxed = (make("edit", extra=extra) for extra in ({}, {"PATH": str(tmp_path)}))
+    assert (boxed._agent.is_boxed, unboxed._agent.is_boxed) == (True, False)
+    assert boxed._agent.words == unboxed._agent.words
+    assert boxed.protocol != unboxed.protocol
 
 
 def test_another_script_under_the_same_name_is_another_track(make: Make, tmp_path: Path) -> None:

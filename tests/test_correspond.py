@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ from inner_loop.prices import Price, Prices
 from inner_loop.records import Budget
 from inner_loop.researcher import Setup
 from inner_loop.settings import Settings, Usage
-from inner_loop.transcript import HIDDEN, Transcript, read_all
+from inner_loop.transcript import HIDDEN, Transcript, read_all, spent_in
+from outer_loop.rewriter.choice import make_rewriter
+from outer_loop.rewriter.model import ModelRewriter
 
 KEY = "sk-live-0123456789abcdefghij"
 PRICES = Prices(own={"openai": {"m": Price(input=1, cached=0.5, cache_write=2, output=10)}})
@@ -37,6 +40,7 @@ class Echo:
 
     def __init__(self, answer: Callable[[Ask], Reply] | None = None) -> None:
         self.asks: list[Ask] = []
+        self.learned: list[tuple[Ask, Usage]] = []
         self.answer = answer or echoed
         self.gate: asyncio.Event | None = None
 
@@ -49,6 +53,9 @@ class Echo:
 
     def bound(self, ask: Ask) -> Usage:
         return Usage(calls=1, tokens_in=100, tokens_out=50)
+
+    def learn(self, ask: Ask, usage: Usage) -> None:
+        self.learned.append((ask, usage))
 
 
 def echoed(ask: Ask) -> Reply:
@@ -186,6 +193,56 @@ def test_no_secret_reaches_the_disk_or_the_reply_and_replay_still_works(tmp_path
     assert KEY in chat.asks[0].messages[0].parts[0].text  # the model is sent what was meant
 
 
+def test_the_newest_count_on_disk_is_taught_once(tmp_path: Path) -> None:
+    first = Echo()
+    whom = correspondent(first, tmp_path)
+    for number, text in enumerate(("one", "two"), start=1):
+        asyncio.run(whom.ask(f"{number:04d}-1", ask(text)))
+    assert first.learned == []
+    first.answer = lambda _: Reply(
+        text="", stop="end", usage=Usage(calls=1, tokens_in=9, tokens_out=9, estimated=1)
+    )
+    asyncio.run(whom.ask("0003-1", ask("a guess teaches nothing")))
+    first.answer = lambda _: Reply(text="", stop="refusal", usage=Usage(calls=1))
+    asyncio.run(whom.ask("0004-1", ask("nor does what was never counted")))
+    Transcript(tmp_path).paths()[-1].write_bytes(b"damaged")
+    second = Echo()
+    resumed = correspondent(second, tmp_path)
+    for text in ("three", "four"):
+        asyncio.run(resumed.ask("0005-1", ask(text)))
+    assert [(asked, usage.tokens_in) for asked, usage in second.learned] == [(ask("two"), 100)]
+    other = Echo()
+    asyncio.run(correspondent(other, tmp_path, model="m2").ask("0006-1", ask("x")))
+    assert other.learned == []
+
+
+def test_what_a_failed_call_used_is_stored_and_counted_on_resume(tmp_path: Path) -> None:
+    def fails(_: Ask) -> Reply:
+        raise NoReply("It was cut.", Usage(calls=1, tokens_in=100, tokens_out=3, estimated=1))
+
+    meter = Meter()
+    whom = correspondent(Echo(fails), tmp_path, meter=meter)
+    with pytest.raises(NoReply):
+        asyncio.run(whom.ask("0001-1", ask("x")))
+    asyncio.run(correspondent(Echo(), tmp_path, meter=meter).ask("0001-1", ask("x")))
+    (_, failed), _ = read_all(Transcript(tmp_path).paths())
+    assert failed.used.tokens == 103
+    assert failed.used.usd == pytest.approx((100 * 1 + 3 * 10) / 1e6)
+    assert spent_in(tmp_path) == meter.spent("r")
+
+
+def test_an_account_that_knows_the_folder_counts_nothing_twice(tmp_path: Path) -> None:
+    asyncio.run(correspondent(Echo(), tmp_path).ask("0001-1", ask("x")))
+    meter = Meter()
+    meter.open("r", spent_in(tmp_path))
+    made = setup(tmp_path, [], model="m", budget=None, meter=meter)
+    whom = correspondent_for(made, Echo(), counted=True)
+    assert asyncio.run(whom.ask("0001-1", ask("x"))).text == "x"
+    assert meter.spent("r").calls == 1
+    asyncio.run(whom.ask("0002-1", ask("y")))
+    assert meter.spent("r").calls == 2
+
+
 def test_without_a_folder_nothing_is_stored(tmp_path: Path) -> None:
     chat = Echo()
     whom = correspondent(chat)
@@ -213,13 +270,24 @@ def test_a_dollar_cap_meets_an_unknown_price_before_the_call(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("cap", "name"),
     [
-        (Cap("run", tokens=149), "run cap of 149 tokens"),
-        (Cap("run", usd=MOST * 0.999), r"run cap of \$"),
+        (Cap("run", tokens=254), "run cap of 254 tokens"),
+        (Cap("run", usd=DOLLARS + MOST * 0.999), r"run cap of \$"),
     ],
 )
 def test_a_call_that_could_go_over_a_cap_is_not_begun(tmp_path: Path, cap: Cap, name: str) -> None:
     chat = Echo()
+    whom = correspondent(chat, tmp_path, cap=cap)
+    asyncio.run(whom.ask("0001-1", ask("x")))
     with pytest.raises(OutOfBudget, match=name):
+        asyncio.run(whom.ask("0001-2", ask("y")))
+    assert len(chat.asks) == 1
+    assert stored(tmp_path) == ["0001-1"]
+
+
+@pytest.mark.parametrize("cap", [Cap("run", tokens=149), Cap("run", usd=MOST * 0.999)])
+def test_a_cap_below_a_single_call_is_the_users_to_mend(tmp_path: Path, cap: Cap) -> None:
+    chat = Echo()
+    with pytest.raises(UserError, match="does not allow a single call"):
         asyncio.run(correspondent(chat, tmp_path, cap=cap).ask("0001-1", ask("x")))
     assert chat.asks == []
     assert stored(tmp_path) == []
@@ -257,7 +325,7 @@ def test_no_cap_is_passed_by_asks_at_the_same_time(
         return await asyncio.gather(*jobs, return_exceptions=True)
 
     results = asyncio.run(all_at_once())
-    assert {type(r) for r in results} <= {Reply, OutOfBudget}
+    assert {type(r) for r in results} <= {Reply, OutOfBudget, UserError}
     spent = [meter.spent("r0"), meter.spent("r1")]
     assert all(s.tokens <= cap and (s.usd or 0) <= cap * 1e-5 + 1e-12 for s in spent)
     assert sum(s.tokens for s in spent) <= night
@@ -331,6 +399,41 @@ def test_a_server_of_ones_own_counts_tokens_only_and_says_so(tmp_path: Path) -> 
     assert asyncio.run(whom.ask("0001-1", ask("x"))).usage.usd is None
     assert len(told) == 1
     assert "gpt-4.1 at localhost is not known" in told[0]
+
+
+@pytest.mark.parametrize(
+    "caps",
+    [
+        {"budget": Budget(experiments=1, usd=2.0)},
+        {"meter": Meter(Cap("night", usd=2.0))},
+    ],
+)
+def test_dollars_cannot_be_capped_where_the_price_is_unknown(
+    tmp_path: Path, caps: dict[str, object]
+) -> None:
+    told: list[str] = []
+    with pytest.raises(UserError, match=r"A cap of \$2 cannot be held.*price is not known"):
+        correspondent_for(setup(tmp_path, told, model="nobody's", **caps), Echo())
+    assert told == []
+    correspondent_for(setup(tmp_path, told, **caps), Echo())  # gpt-4.1 has one
+
+
+def test_the_trial_of_a_rewriter_neither_counts_nor_tells(tmp_path: Path) -> None:
+    asyncio.run(correspondent(Echo(), tmp_path, model="gpt-0").ask("0001-1", ask("x")))
+    told: list[str] = []
+    made = setup(tmp_path, told, model="gpt-0", budget=None)
+    made.meter.open("r", spent_in(tmp_path))
+    rewriter = make_rewriter(made)
+    assert told == []
+    assert isinstance(rewriter, ModelRewriter)
+    whom = rewriter.connect()
+    assert len(told) == 1
+    assert "price of gpt-0 is not known" in told[0]
+    asyncio.run(whom.ask("0001-1", ask("x")))  # from disk: no server is asked here
+    assert made.meter.spent("r").calls == 1
+    capped = replace(made, meter=Meter(Cap("night", usd=1)))
+    with pytest.raises(UserError, match="price is not known"):
+        make_rewriter(capped)
 
 
 def test_a_setup_without_a_model_is_refused(tmp_path: Path) -> None:

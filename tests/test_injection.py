@@ -176,6 +176,9 @@ class Obedient:
     def bound(self, ask: Ask) -> Usage:
         return Usage(calls=1, tokens_in=1, tokens_out=1)
 
+    def learn(self, ask: Ask, usage: Usage) -> None:
+        pass
+
 
 def edit(old: str, new: str, description: str = "own idea", more: str = "") -> str:
     return (

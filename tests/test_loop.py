@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def score(source: str) -> float:
 
 
 @pytest.fixture
-def session(tmp_path: Path, quick: Track) -> Callable[..., Session]:
+def session(tmp_path: Path, quick: Track) -> Iterator[Callable[..., Session]]:
     repository = Repository(tmp_path / "repository.git")
     base = repository.commit({"train.py": SOURCE, "prepare.py": "", "task.json": "{}"}, "base\n")
     ledger = Ledger.at(tmp_path / "ledger.db")
@@ -100,7 +100,8 @@ def session(tmp_path: Path, quick: Track) -> Callable[..., Session]:
         )
         return Session(desk, ledger.run(run.id), program, researcher, 2.8)
 
-    return make
+    yield make
+    repository.close()
 
 
 def work(session: Session) -> list[tuple[str, str | None]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,16 @@ QUESTION = "Shall I begin? Please confirm the setup first."
 
 
 @pytest.fixture
-def world(tmp_path: Path, quick: Track) -> Callable[..., World]:
-    def make(chat: ReplyQueue, **fields: Any) -> World:
-        return World(tmp_path, quick, chat, **fields)
+def world(tmp_path: Path, quick: Track) -> Iterator[Callable[..., World]]:
+    made: list[World] = []
 
-    return make
+    def make(chat: ReplyQueue, **fields: Any) -> World:
+        made.append(World(tmp_path, quick, chat, **fields))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.desk.repository.close()
 
 
 # --- moves ------------------------------------------------------------------------------------
@@ -342,10 +347,13 @@ async def _close_without_an_answer(world: Callable[..., World]) -> None:
     await run.researcher.next_move(run.session._brief(run_has_ended=True))
 
 
-def test_a_cap_that_leaves_no_first_question_ends_the_run(world: Callable[..., World]) -> None:
+def test_a_cap_that_allows_no_question_at_all_stops_before_anything_is_spent(
+    world: Callable[..., World],
+) -> None:
     chat = ReplyQueue()
-    run = world(chat, tokens=1000).work()
-    assert run.exit_reason == "budget (run cap of 1,000 tokens)"
+    run = world(chat, tokens=1000)
+    with pytest.raises(UserError, match="does not allow a single call"):
+        run.work()
     assert (chat.asks, run.moves) == ([], [])
 
 
@@ -411,8 +419,8 @@ def test_without_a_key_or_a_model_it_cannot_be_made(kind: str) -> None:
 def test_out_of_budget_is_not_hidden_in_the_first_turn(world: Callable[..., World]) -> None:
     run = world(ReplyQueue())
     meter = Meter()
-    setup = Setup(
-        "openai", "m", budget=run.setup.budget.model_copy(update={"tokens": 1}), meter=meter
-    )
+    meter.open("r", Usage(calls=1, tokens_in=999_999))
+    budget = run.setup.budget.model_copy(update={"tokens": 1_000_000})
+    setup = Setup("openai", "m", run_id="r", budget=budget, meter=meter)
     with pytest.raises(OutOfBudget):
         asyncio.run(ModelResearcher(setup, ReplyQueue()).next_move(a_brief(run)))

@@ -604,9 +604,8 @@ def test_a_cap_in_dollars_without_a_price_is_refused_before_anything_is_sent(
     with model_server() as server:
         world = Served(tmp_path / "run", quick, LINES[1], server.url, usd=5.0)
         (tmp_path / "run" / "prices.toml").write_text("")
-        world.researcher = world.session.researcher = ModelResearcher(world.setup)
         with pytest.raises(UserError, match="price is not known"):
-            world.work()
+            ModelResearcher(world.setup)
     assert server.requests == []
 
 

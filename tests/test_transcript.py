@@ -30,6 +30,7 @@ from inner_loop.transcript import (
     read_all,
     read_exchange,
     secrets_in,
+    spent_in,
 )
 from outer_loop.transcript_view import plain, transcript_of, transcript_text
 
@@ -123,6 +124,14 @@ def test_short_values_and_ordinary_text_stay() -> None:
 )
 def test_what_is_shaped_like_a_key_is_hidden_without_being_known(key: str) -> None:
     assert Redactor()(f'headers = {{"x": "{key}"}}') == f'headers = {{"x": "{HIDDEN}"}}'
+
+
+def test_a_secret_that_is_not_utf_8_is_hidden_too() -> None:
+    raw = b"gr\xfcn & geheim-1"
+    hide = Redactor(secrets_in({"DB_PASSWORD": os.fsdecode(raw)}))
+    shown = [os.fsdecode(raw), raw.decode("utf-8", "replace"), quote(raw), quote_plus(raw)]
+    shown.append(base64.b64encode(raw).decode())
+    assert [hide(f"a {each} b") for each in shown] == [f"a {HIDDEN} b"] * len(shown)
 
 
 def test_secrets_are_found_by_the_names_of_variables() -> None:
@@ -303,6 +312,18 @@ def test_what_was_shown_before_is_shortened_and_the_rest_is_whole(
     assert text.endswith(
         "2 exchanges: 12,345 tokens in (10,000 from the cache), 678 out, $0.0123\n"
     )
+
+
+def test_what_a_failed_exchange_used_is_shown_and_counted(seen: tuple[Home, Run]) -> None:
+    home, run = seen
+    store(home, run, exchange("0001-1"), exchange("0001-2", text=None, usage=USED))
+    said = transcript_of(home, home.ledger(), run)
+    text = transcript_text(said).plain
+    assert "no reply: The server is busy.\n12,345 tokens in" in text
+    assert text.endswith(
+        "2 exchanges: 24,690 tokens in (20,000 from the cache), 1,356 out, $0.0246\n"
+    )
+    assert spent_in(home.run(run.tournament_id, run.id)) == USED + USED
 
 
 def test_unknown_prices_and_estimates_are_said(seen: tuple[Home, Run]) -> None:

@@ -6,8 +6,11 @@ Does not own: any rewriter.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from inner_loop.correspond import correspondent_for
 from inner_loop.errors import UserError, unknown
+from inner_loop.meter import Meter
 from inner_loop.researcher import Setup
 from outer_loop.rewriter.model import ModelRewriter
 from outer_loop.rewriter.offline import REWRITER, OfflineRewriter
@@ -23,7 +26,8 @@ def make_rewriter(setup: Setup) -> Rewriter:
 
     Args:
         setup: with kind, model and settings; its meter and folder are those of the night, its
-            `run_id` the account. A budget in it caps the rewriter alone.
+            `run_id` the account, to be opened with what is stored in the folder. A budget in it
+            caps the rewriter alone.
 
     Raises:
         UserError: there is none of that name, no model is named, or it cannot work here.
@@ -36,5 +40,8 @@ def make_rewriter(setup: Setup) -> Rewriter:
         raise UserError(
             f"The rewriter '{setup.kind}' needs a model; name one with --rewriter-model."
         )
-    correspondent_for(setup)  # a missing key is told now, not after the first round
-    return ModelRewriter(lambda: correspondent_for(setup), f"{setup.kind} {setup.model}")
+    # a missing key is told now, not after the first round; remarks wait for the real one
+    correspondent_for(replace(setup, meter=Meter(setup.meter.night), tell=lambda _: None))
+    return ModelRewriter(
+        lambda: correspondent_for(setup, counted=True), f"{setup.kind} {setup.model}"
+    )

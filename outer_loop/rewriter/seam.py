@@ -57,8 +57,8 @@ class Rewriter(Protocol):
         """What may run first, then what was refused, each with its reason; never nothing at all.
 
         Raises:
-            UserError: no answer will ever come (no key, no such model), or none came this time; then
-                the same command asks again.
+            UserError: no answer will ever come (no key, no such model), or none came this time;
+                then the same command asks again.
         """
         ...
 

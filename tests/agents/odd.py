@@ -90,12 +90,24 @@ def unlocked() -> None:
     Path("deep").chmod(0)
 
 
+def deep() -> None:
+    """More folders in folders than a path or a call stack can hold."""
+    edit()
+    for _ in range(1200):
+        Path("dddd").mkdir()
+        os.chdir("dddd")
+
+
 ODD = {
     "edit": edit,
     "daemons": daemons,
     "look": lambda: look(REST[0]),
     "fill": fill,
     "repaired": repaired,
+    "deep": deep,
+    "waits": lambda: (deep(), time.sleep(600)),
+    "core": lambda: (edit(), Path(os.fsdecode(b"core\xff.bin")).touch()),
+    "blanks": lambda: edit("\n" * (1 << 20)),
     "unlocked": unlocked,
     "nothing": lambda: print("I am done."),
     "fails": lambda: sys.exit("not logged in"),
