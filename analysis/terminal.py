@@ -7,7 +7,10 @@ Does not own: sentences and digits (`wording`), printing (the CLI does).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich import box
+from rich.console import Group
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -42,6 +45,12 @@ def leaderboard_table(board: Leaderboard) -> Table:
             f"{s.gpu_seconds:.0f}",
         )
     return table
+
+
+def standings_view(board: Leaderboard, details: Sequence[RunDetail]) -> Group:
+    """The standings, and under them what a reader must know before any number."""
+    labels = wording.labels(board, details)
+    return Group(leaderboard_table(board), *(_literal(f"{x[0].upper()}{x[1:]}") for x in labels))
 
 
 def run_table(detail: RunDetail, noise_sd: float | None = None) -> Table:

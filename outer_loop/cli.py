@@ -135,9 +135,10 @@ def leaderboard(tournament: opt.TournamentId = None, as_json: opt.AsJson = False
     if as_json:
         _print_json(board)
     else:
-        from analysis.terminal import leaderboard_table
+        from analysis.curves import run_details
+        from analysis.terminal import standings_view
 
-        _print(leaderboard_table(board))
+        _print(standings_view(board, run_details(ledger, board.tournament)))
 
 
 @app.command()
@@ -234,11 +235,12 @@ def report(
         return
     path = write_report(home, ledger, chosen, program, output)
     from analysis.citations_view import citations_table
+    from analysis.curves import run_details
     from analysis.leaderboard import leaderboard as standings
     from analysis.report import report_citations
-    from analysis.terminal import leaderboard_table
+    from analysis.terminal import standings_view
 
-    _print(leaderboard_table(standings(ledger, chosen)))
+    _print(standings_view(standings(ledger, chosen), run_details(ledger, chosen)))
     cited = report_citations(ledger, chosen, run_ids)
     if cited.cited:
         _print(citations_table(cited))

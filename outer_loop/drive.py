@@ -270,10 +270,11 @@ def _tell_rewrite(ledger: Ledger, plan: Tournament, number: int, *, goes_on: boo
 
 
 def _finish(ledger: Ledger, plan: Tournament, page: Path) -> None:
+    from analysis.curves import run_details
     from analysis.leaderboard import leaderboard
-    from analysis.terminal import leaderboard_table
+    from analysis.terminal import standings_view
 
-    Console().print(leaderboard_table(leaderboard(ledger, plan)))
+    Console().print(standings_view(leaderboard(ledger, plan), run_details(ledger, plan)))
     print(f"Report: {page}")
     print(f"Next: {_command()} show {plan.entrants[0].name}-r0 --experiment 1")
 
