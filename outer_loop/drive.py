@@ -29,7 +29,7 @@ from inner_loop.meter import Cap, Meter
 from inner_loop.records import Tournament, Track
 from inner_loop.repo import Repository
 from inner_loop.researcher import Setup, make_researcher
-from inner_loop.settings import Settings, Usage
+from inner_loop.settings import Usage
 from inner_loop.transcript import spent_in
 from outer_loop.details import write_report
 from outer_loop.plan import (
@@ -122,11 +122,12 @@ class Rewriting:
     def setup(self, track: Track, meter: Meter) -> Setup:
         """What the rewriter is made for.
 
-        The researcher's settings are its own too where both are of one kind; another provider's
-        key must never go to the researcher's server.
+        The researcher's settings are its own too where both are of one kind; else its lengths and
+        patience only, for another provider's key must never go to the researcher's server.
         """
         same = self.kind == track.researcher
-        settings = track.settings if same else Settings()
+        its_own = {"base_url": "", "effort": None, "temperature": None, "top_p": None}
+        settings = track.settings if same else track.settings.model_copy(update=its_own)
         if self.base_url is not None:
             settings = settings.model_copy(update={"base_url": self.base_url})
         model = self.model or (track.model if same else None)
