@@ -89,7 +89,7 @@ def test_ctrl_c_does_not_wait_for_a_server(tmp_path: Path, fault: str) -> None:
         process.send_signal(signal.SIGINT)
         interrupted = time.monotonic()
         _, error = process.communicate(timeout=30)
-    assert time.monotonic() - interrupted < 4  # 2 on an idle machine
+    assert time.monotonic() - interrupted < 20  # the server asks for 60; 2 on an idle machine
     assert (process.returncode, error) == (
         130,
         "Interrupted; the same command continues the downloads.\n",
